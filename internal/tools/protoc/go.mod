@@ -1,0 +1,15 @@
+// Tools that check and generate proto/, apart from the root module so that
+// their dependencies stay out of SanFran's.
+module sanfran.dev/internal/tools/protoc
+
+go 1.26.0
+
+tool (
+	google.golang.org/grpc/cmd/protoc-gen-go-grpc
+	google.golang.org/protobuf/cmd/protoc-gen-go
+)
+
+require (
+	google.golang.org/grpc/cmd/protoc-gen-go-grpc v1.6.2 // indirect
+	google.golang.org/protobuf v1.36.12 // indirect
+)
