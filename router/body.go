@@ -1,0 +1,138 @@
+package router
+
+import (
+	"errors"
+	"io"
+	"net/http"
+	"sync"
+)
+
+// replayLimit is how much of a request's body is kept, in bytes, so that the
+// request can be sent again after a refusal. A refusal comes before the worker
+// reads the body, so that what was sent by then is what fitted into the
+// sockets' buffers; for a body beyond the limit the request is given up.
+const replayLimit = 64 << 10
+
+var errDetached = errors.New("the request body belongs to a later attempt")
+
+// replayBody lets several attempts, one after the other, read one request
+// body from its start.
+//
+// The http.Transport may go on reading a body after RoundTrip has returned, so
+// an attempt that is over can be inside Read while the next begins. Whatever it
+// still reads from the client lands in kept, where the next attempt finds it.
+type replayBody struct {
+	mu   sync.Mutex
+	src  io.Reader
+	kept []byte
+	err  error // the end of src, once seen
+	// overflowed is set when bytes went by that were not kept.
+	overflowed bool
+	current    *attemptBody
+}
+
+func newReplayBody(src io.Reader) *replayBody { return &replayBody{src: src} }
+
+// attempt returns the body for the next attempt, read from its start, and
+// detaches the one before. It reports false if bytes are gone that the attempt
+// would need.
+func (b *replayBody) attempt() (*attemptBody, bool) {
+	// The lock may be held by the former attempt, which waits for the client;
+	// telling it that it is over must not wait for that.
+	if b.current != nil {
+		b.current.detach()
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.overflowed {
+		return nil, false
+	}
+	b.current = &attemptBody{body: b}
+	return b.current, true
+}
+
+// attemptBody is one attempt's view of the body. Close does not close the
+// client's body, which is the server's to close.
+type attemptBody struct {
+	body *replayBody
+	pos  int
+
+	mu       sync.Mutex
+	detached bool
+}
+
+func (a *attemptBody) detach() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.detached = true
+}
+
+func (a *attemptBody) over() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.detached
+}
+
+// Read implements io.Reader.
+func (a *attemptBody) Read(p []byte) (int, error) {
+	b := a.body
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if a.over() {
+		return 0, errDetached
+	}
+	if a.pos < len(b.kept) {
+		n := copy(p, b.kept[a.pos:])
+		a.pos += n
+		return n, nil
+	}
+	if b.err != nil {
+		return 0, b.err
+	}
+	n, err := b.src.Read(p)
+	b.err = err
+	if !b.overflowed {
+		if len(b.kept)+n <= replayLimit {
+			b.kept = append(b.kept, p[:n]...)
+			a.pos += n
+		} else {
+			// From here on there is this attempt alone.
+			b.overflowed = true
+			b.kept, a.pos = nil, 0
+		}
+	}
+	if a.over() {
+		return 0, errDetached
+	}
+	return n, err
+}
+
+// Close implements io.Closer.
+func (a *attemptBody) Close() error { return nil }
+
+// noReplayBody is an empty body that http.Transport does not recognise as
+// one: a request with it is never sent again by the Transport itself.
+type noReplayBody struct{}
+
+func (noReplayBody) Read([]byte) (int, error) { return 0, io.EOF }
+func (noReplayBody) Close() error             { return nil }
+
+// emptyBody returns the body for a request without one.
+//
+// The Transport sends a request again by itself when a reused connection
+// breaks, if it holds the method or an Idempotency-Key to be a promise
+// (net/http, Request.isReplayable). SanFran delivers at most once (I4), so for
+// those requests the body is one that the Transport cannot know to be empty.
+func emptyBody(r *http.Request) io.ReadCloser {
+	switch r.Method {
+	case http.MethodGet, http.MethodHead, http.MethodOptions, http.MethodTrace:
+		return noReplayBody{}
+	}
+	if _, ok := r.Header["Idempotency-Key"]; ok {
+		return noReplayBody{}
+	}
+	if _, ok := r.Header["X-Idempotency-Key"]; ok {
+		return noReplayBody{}
+	}
+	return http.NoBody
+}

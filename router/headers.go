@@ -1,0 +1,38 @@
+package router
+
+import (
+	"net/http"
+	"strings"
+)
+
+// Headers that SanFran's own processes and workers exchange. Clients' and
+// functions' headers of this family are removed at the edge, so that neither
+// can pretend to be the other.
+const (
+	headerPrefix = "Sanfran-"
+	// HeaderLease names the lease a request is meant for.
+	HeaderLease = "Sanfran-Lease"
+	// HeaderRefused is set on a 421 answer that no function code saw; its value
+	// is the nonce of the lease, or [AgentNonce].
+	HeaderRefused = "Sanfran-Refused"
+	// HeaderPod and HeaderRevision name the pod a home agent shall wake.
+	HeaderPod      = "Sanfran-Pod"
+	HeaderRevision = "Sanfran-Revision"
+	// HeaderRequestID names a request in logs and error bodies; a client's own
+	// is kept.
+	HeaderRequestID = "X-Request-Id"
+)
+
+// AgentNonce is the value of [HeaderRefused] when a home agent refuses a
+// request for a pod that it does not hold. An agent removes the header from
+// its containers' answers, so that no function can say it.
+const AgentNonce = "agent"
+
+// StripHeaders removes SanFran's own headers.
+func StripHeaders(h http.Header) {
+	for name := range h {
+		if len(name) >= len(headerPrefix) && strings.EqualFold(name[:len(headerPrefix)], headerPrefix) {
+			delete(h, name)
+		}
+	}
+}

@@ -1,0 +1,70 @@
+package router
+
+import (
+	"net/url"
+	"strings"
+)
+
+// target is what a gateway path means.
+type target struct {
+	function FunctionKey
+	// path is the escaped path the function gets, prefix what was taken off.
+	path   string
+	prefix string
+}
+
+// parsePath reads /fn/<name>[/path] and /ns/<namespace>/fn/<name>[/path] from
+// an escaped path. The function's part is kept byte for byte; a function
+// called without one sees "/".
+func parsePath(escaped, defaultNamespace string) (target, bool) {
+	rest, namespace := escaped, defaultNamespace
+	if after, ok := strings.CutPrefix(rest, "/ns/"); ok {
+		segment, tail, ok := strings.Cut(after, "/")
+		if !ok {
+			return target{}, false
+		}
+		if namespace, ok = segmentName(segment); !ok {
+			return target{}, false
+		}
+		rest = "/" + tail
+	}
+	after, ok := strings.CutPrefix(rest, "/fn/")
+	if !ok {
+		return target{}, false
+	}
+	segment, _, _ := strings.Cut(after, "/")
+	name, ok := segmentName(segment)
+	if !ok {
+		return target{}, false
+	}
+	path := escaped[len(escaped)-len(after)+len(segment):]
+	if path == "" {
+		path = "/"
+	}
+	return target{
+		function: FunctionKey{Namespace: namespace, Name: name},
+		path:     path,
+		prefix:   escaped[:len(escaped)-len(after)+len(segment)],
+	}, true
+}
+
+// segmentName unescapes a path segment that names a Kubernetes object.
+func segmentName(segment string) (string, bool) {
+	name, err := url.PathUnescape(segment)
+	// No name is longer than 253 characters (RFC 1123, Kubernetes' object
+	// names), and none has a slash.
+	if err != nil || name == "" || len(name) > 253 || strings.Contains(name, "/") {
+		return "", false
+	}
+	return name, true
+}
+
+// setPath gives a URL an escaped path.
+func setPath(u *url.URL, escaped string) {
+	unescaped, err := url.PathUnescape(escaped)
+	if err != nil {
+		// The path is a part of one that net/http has parsed, cut at a slash.
+		unescaped = escaped
+	}
+	u.Path, u.RawPath = unescaped, escaped
+}

@@ -1,0 +1,311 @@
+package router
+
+import (
+	"cmp"
+	"fmt"
+	"net/netip"
+	"slices"
+	"sync"
+	"sync/atomic"
+
+	routesv1 "sanfran.dev/proto/sanfran/routes/v1"
+)
+
+// FunctionKey names a function.
+type FunctionKey struct {
+	Namespace string
+	Name      string
+}
+
+// String is "namespace/name".
+func (k FunctionKey) String() string { return k.Namespace + "/" + k.Name }
+
+// Function is the pods of one function as they were at one moment. It is
+// immutable; only the counters of its instances move.
+type Function struct {
+	Key FunctionKey
+	// Pods are ordered by UID, so that everybody who has to choose one parked
+	// pod to wake chooses the same.
+	Pods []*Pod
+}
+
+// Pod is one function pod that answers, or soon will. It is immutable.
+type Pod struct {
+	UID      string
+	Name     string
+	Function FunctionKey
+	Revision string
+	// Address is the pod's IP address, Port what it serves there.
+	Address netip.Addr
+	Port    uint16
+	// Exposed says whether the gateway may serve it.
+	Exposed bool
+	// Ready is false while its function does not load.
+	Ready bool
+	// HomeNode is the Kubernetes node of the pod's home agent, HomeAddress the
+	// host:port of that agent's listener for requests.
+	HomeNode    string
+	HomeAddress string
+	// Instances are the containers that serve it; none while it is parked.
+	Instances []*Instance
+}
+
+// Instance is one leased container.
+type Instance struct {
+	Lease   string
+	Address string
+	Nonce   string
+	// outstanding counts the requests this process has sent to the instance
+	// and that have not ended. It outlives changes of the pod's route.
+	outstanding *atomic.Int64
+}
+
+// Outstanding is how many requests of this process are at the instance.
+func (i *Instance) Outstanding() int64 { return i.outstanding.Load() }
+
+// Table is the routes a router knows. Look-ups take no lock and may be called
+// from any number of goroutines; what they return is immutable. Apply must not
+// be called concurrently with itself. The zero Table is not usable; see
+// [NewTable].
+type Table struct {
+	mu         sync.Mutex
+	generation uint64
+	revision   uint64
+	routes     map[string]*routesv1.Route // by pod UID, what a snapshot on disk is made of
+	byFunction map[FunctionKey]map[string]*Pod
+
+	functions sync.Map // FunctionKey → *Function
+	addresses sync.Map // netip.Addr → *Pod
+	pods      sync.Map // pod UID → *Pod
+}
+
+// NewTable returns an empty table.
+func NewTable() *Table {
+	return &Table{
+		routes:     make(map[string]*routesv1.Route),
+		byFunction: make(map[FunctionKey]map[string]*Pod),
+	}
+}
+
+// Function returns the pods of a function, or nil when no pod of it is known.
+func (t *Table) Function(key FunctionKey) *Function {
+	f, ok := t.functions.Load(key)
+	if !ok {
+		return nil
+	}
+	return f.(*Function)
+}
+
+// Address returns the pod that owns an IP address, or nil.
+func (t *Table) Address(addr netip.Addr) *Pod {
+	p, ok := t.addresses.Load(addr.Unmap())
+	if !ok {
+		return nil
+	}
+	return p.(*Pod)
+}
+
+// Pod returns the pod of a UID, or nil.
+func (t *Table) Pod(uid string) *Pod {
+	p, ok := t.pods.Load(uid)
+	if !ok {
+		return nil
+	}
+	return p.(*Pod)
+}
+
+// Position is the (generation, revision) the table stands at, which is where a
+// broken watch goes on. Zero: nothing was applied yet.
+func (t *Table) Position() (generation, revision uint64) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.generation, t.revision
+}
+
+// Change tells which pods an Apply touched.
+type Change struct {
+	Upserted []*Pod
+	Removed  []*Pod
+}
+
+// Apply brings the table to the response's revision and returns what changed.
+// A route that is not well formed (an address that does not parse, no UID)
+// is left out and named in the error; everything else is applied all the same.
+func (t *Table) Apply(response *routesv1.WatchResponse) (Change, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	var change Change
+	var bad error
+	upsert := func(route *routesv1.Route) {
+		pod, err := t.podOf(route)
+		if err != nil {
+			if bad == nil {
+				bad = err
+			}
+			// A route that cannot be read is no route; keeping the old one
+			// would send requests to where the pod no longer is.
+			if old := t.remove(route.GetPodUid()); old != nil {
+				change.Removed = append(change.Removed, old)
+			}
+			return
+		}
+		t.put(route, pod)
+		change.Upserted = append(change.Upserted, pod)
+	}
+	switch c := response.GetChange().(type) {
+	case *routesv1.WatchResponse_Snapshot:
+		keep := make(map[string]bool, len(c.Snapshot.GetRoutes()))
+		for _, route := range c.Snapshot.GetRoutes() {
+			keep[route.GetPodUid()] = true
+		}
+		for uid := range t.routes {
+			if !keep[uid] {
+				change.Removed = append(change.Removed, t.remove(uid))
+			}
+		}
+		for _, route := range c.Snapshot.GetRoutes() {
+			upsert(route)
+		}
+	case *routesv1.WatchResponse_Delta:
+		for _, uid := range c.Delta.GetRemovedPodUids() {
+			if old := t.remove(uid); old != nil {
+				change.Removed = append(change.Removed, old)
+			}
+		}
+		for _, route := range c.Delta.GetUpserted() {
+			upsert(route)
+		}
+	}
+	t.generation, t.revision = response.GetGeneration(), response.GetRevision()
+	return change, bad
+}
+
+// snapshot returns the whole table as the response that would make it.
+func (t *Table) snapshot() *routesv1.WatchResponse {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	routes := make([]*routesv1.Route, 0, len(t.routes))
+	for _, route := range t.routes {
+		routes = append(routes, route)
+	}
+	slices.SortFunc(routes, func(a, b *routesv1.Route) int { return cmp.Compare(a.GetPodUid(), b.GetPodUid()) })
+	return &routesv1.WatchResponse{
+		Generation: t.generation,
+		Revision:   t.revision,
+		Change:     &routesv1.WatchResponse_Snapshot{Snapshot: &routesv1.Snapshot{Routes: routes}},
+	}
+}
+
+// podOf reads a route. Counters of instances that are already known go on.
+func (t *Table) podOf(route *routesv1.Route) (*Pod, error) {
+	if route.GetPodUid() == "" {
+		return nil, fmt.Errorf("route of pod %s/%s has no pod UID", route.GetNamespace(), route.GetPodName())
+	}
+	addr, err := netip.ParseAddr(route.GetAddress())
+	if err != nil {
+		return nil, fmt.Errorf("route of pod %s/%s (%s): address: %w", route.GetNamespace(), route.GetPodName(), route.GetPodUid(), err)
+	}
+	if route.GetPort() == 0 || route.GetPort() > 65535 {
+		return nil, fmt.Errorf("route of pod %s/%s (%s): port %d is not between 1 and 65535", route.GetNamespace(), route.GetPodName(), route.GetPodUid(), route.GetPort())
+	}
+	pod := &Pod{
+		UID:         route.GetPodUid(),
+		Name:        route.GetPodName(),
+		Function:    FunctionKey{Namespace: route.GetNamespace(), Name: route.GetFunction()},
+		Revision:    route.GetRevision(),
+		Address:     addr.Unmap(),
+		Port:        uint16(route.GetPort()),
+		Exposed:     route.GetExposed(),
+		Ready:       route.GetReady(),
+		HomeNode:    route.GetHomeNode(),
+		HomeAddress: route.GetHomeAddress(),
+	}
+	old := t.Pod(pod.UID)
+	for _, instance := range route.GetInstances() {
+		pod.Instances = append(pod.Instances, &Instance{
+			Lease:       instance.GetLeaseId(),
+			Address:     instance.GetAddress(),
+			Nonce:       instance.GetNonce(),
+			outstanding: old.counter(instance.GetLeaseId()),
+		})
+	}
+	return pod, nil
+}
+
+// counter returns the counter of a lease of this pod, a new one if the pod
+// (which may be nil) does not know it.
+func (p *Pod) counter(lease string) *atomic.Int64 {
+	if p != nil {
+		for _, instance := range p.Instances {
+			if instance.Lease == lease {
+				return instance.outstanding
+			}
+		}
+	}
+	return new(atomic.Int64)
+}
+
+func (t *Table) put(route *routesv1.Route, pod *Pod) {
+	if old := t.Pod(pod.UID); old != nil {
+		if old.Function != pod.Function {
+			t.leaveFunction(old)
+		}
+		if old.Address != pod.Address {
+			t.leaveAddress(old)
+		}
+	}
+	t.routes[pod.UID] = route
+	t.pods.Store(pod.UID, pod)
+	t.addresses.Store(pod.Address, pod)
+	members := t.byFunction[pod.Function]
+	if members == nil {
+		members = make(map[string]*Pod)
+		t.byFunction[pod.Function] = members
+	}
+	members[pod.UID] = pod
+	t.publish(pod.Function)
+}
+
+// remove forgets a pod and returns it, nil if it was not known.
+func (t *Table) remove(uid string) *Pod {
+	old := t.Pod(uid)
+	if old == nil {
+		return nil
+	}
+	delete(t.routes, uid)
+	t.pods.Delete(uid)
+	t.leaveAddress(old)
+	t.leaveFunction(old)
+	return old
+}
+
+// leaveAddress frees a pod's address unless another pod has it by now.
+func (t *Table) leaveAddress(pod *Pod) {
+	if owner := t.Address(pod.Address); owner != nil && owner.UID == pod.UID {
+		t.addresses.Delete(pod.Address)
+	}
+}
+
+func (t *Table) leaveFunction(pod *Pod) {
+	members := t.byFunction[pod.Function]
+	delete(members, pod.UID)
+	if len(members) == 0 {
+		delete(t.byFunction, pod.Function)
+	}
+	t.publish(pod.Function)
+}
+
+// publish makes a function's pods, as they are now, visible to look-ups.
+func (t *Table) publish(key FunctionKey) {
+	members := t.byFunction[key]
+	if len(members) == 0 {
+		t.functions.Delete(key)
+		return
+	}
+	function := &Function{Key: key, Pods: make([]*Pod, 0, len(members))}
+	for _, pod := range members {
+		function.Pods = append(function.Pods, pod)
+	}
+	slices.SortFunc(function.Pods, func(a, b *Pod) int { return cmp.Compare(a.UID, b.UID) })
+	t.functions.Store(key, function)
+}
