@@ -1,0 +1,309 @@
+package bundle
+
+import (
+	"archive/tar"
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+
+	"go.uber.org/goleak"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+func digestOf(data []byte) string {
+	sum := sha256.Sum256(data)
+	return "sha256:" + hex.EncodeToString(sum[:])
+}
+
+// archive makes a tar of the headers; a regular file's content is its Linkname
+// when Size is zero.
+func archive(t *testing.T, headers ...tar.Header) []byte {
+	t.Helper()
+	var buf bytes.Buffer
+	w := tar.NewWriter(&buf)
+	for _, h := range headers {
+		content := ""
+		if h.Typeflag == tar.TypeReg {
+			content, h.Linkname = h.Linkname, ""
+			h.Size = int64(len(content))
+		}
+		if h.Mode == 0 {
+			h.Mode = 0o600
+		}
+		if err := w.WriteHeader(&h); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.WriteString(w, content); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return buf.Bytes()
+}
+
+func reg(name, content string) tar.Header {
+	return tar.Header{Typeflag: tar.TypeReg, Name: name, Linkname: content}
+}
+
+// fetcher serves archives from memory and counts.
+type fetcher struct {
+	data  map[string][]byte
+	calls atomic.Int32
+	gate  chan struct{}
+}
+
+func (f *fetcher) Fetch(ctx context.Context, digest string) (io.ReadCloser, error) {
+	f.calls.Add(1)
+	if f.gate != nil {
+		select {
+		case <-f.gate:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+	data, ok := f.data[digest]
+	if !ok {
+		return nil, errors.New("unknown digest")
+	}
+	return io.NopCloser(bytes.NewReader(data)), nil
+}
+
+func openStore(t *testing.T, f Fetcher, limits Limits) *Store {
+	t.Helper()
+	s, err := Open(t.TempDir(), f, limits)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(s.Close)
+	return s
+}
+
+func assertNoPartials(t *testing.T, s *Store) {
+	t.Helper()
+	left, err := os.ReadDir(filepath.Join(s.dir, "partial"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(left) != 0 {
+		t.Errorf("left behind in partial: %v", left)
+	}
+}
+
+func TestGetUnpacksForEverybodyToRead(t *testing.T) {
+	data := archive(t,
+		reg("./index.js", "module.exports = 1"),
+		tar.Header{Typeflag: tar.TypeReg, Name: "bin/run", Linkname: "#!", Mode: 0o4700},
+		tar.Header{Typeflag: tar.TypeSymlink, Name: "node_modules/.bin/x", Linkname: "../x/cli.js"},
+		reg("node_modules/x/cli.js", "cli"),
+		tar.Header{Typeflag: tar.TypeLink, Name: "copy.js", Linkname: "./index.js"},
+		tar.Header{Typeflag: tar.TypeDir, Name: "empty/", Mode: 0o700},
+	)
+	f := &fetcher{data: map[string][]byte{digestOf(data): data}}
+	s := openStore(t, f, Limits{})
+	b, err := s.Get(t.Context(), digestOf(data))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer b.Release()
+	for name, want := range map[string]string{
+		"index.js": "module.exports = 1", "copy.js": "module.exports = 1", "bin/run": "#!", "node_modules/.bin/x": "cli",
+	} {
+		got, err := os.ReadFile(filepath.Join(b.Dir(), name))
+		if err != nil || string(got) != want {
+			t.Errorf("%s: %q, %v; want %q", name, got, err, want)
+		}
+	}
+	for name, want := range map[string]os.FileMode{
+		".": os.ModeDir | 0o755, "index.js": 0o644, "bin": os.ModeDir | 0o755, "bin/run": 0o755, "empty": os.ModeDir | 0o755,
+	} {
+		info, err := os.Lstat(filepath.Join(b.Dir(), name))
+		if err != nil || info.Mode() != want {
+			t.Errorf("mode of %s: %v, %v; want %v", name, info.Mode(), err, want)
+		}
+	}
+	assertNoPartials(t, s)
+}
+
+func TestGetSharesOneFetch(t *testing.T) {
+	data := archive(t, reg("index.js", "x"))
+	f := &fetcher{data: map[string][]byte{digestOf(data): data}, gate: make(chan struct{})}
+	s := openStore(t, f, Limits{})
+	var wg sync.WaitGroup
+	for range 20 {
+		wg.Go(func() {
+			b, err := s.Get(t.Context(), digestOf(data))
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			b.Release()
+			b.Release()
+		})
+	}
+	close(f.gate)
+	wg.Wait()
+	if n := f.calls.Load(); n != 1 {
+		t.Errorf("%d fetches, want 1", n)
+	}
+}
+
+func TestGetGivenUpByAllEndsTheFetch(t *testing.T) {
+	f := &fetcher{gate: make(chan struct{})}
+	s := openStore(t, f, Limits{})
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := s.Get(ctx, digestOf(nil)); !errors.Is(err, context.Canceled) {
+		t.Fatalf("got %v, want context.Canceled", err)
+	}
+	s.running.Wait()
+	assertNoPartials(t, s)
+}
+
+func TestFailureIsNotRemembered(t *testing.T) {
+	data := archive(t, reg("index.js", "x"))
+	f := &fetcher{data: map[string][]byte{}}
+	s := openStore(t, f, Limits{})
+	if _, err := s.Get(t.Context(), digestOf(data)); err == nil {
+		t.Fatal("an unknown digest was found")
+	}
+	f.data[digestOf(data)] = data
+	b, err := s.Get(t.Context(), digestOf(data))
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.Release()
+}
+
+func TestBundlesSurviveARestartButNotABoot(t *testing.T) {
+	data := archive(t, reg("index.js", "x"))
+	f := &fetcher{data: map[string][]byte{digestOf(data): data}}
+	dir := t.TempDir()
+	for i, wantFetches := range []int32{1, 1, 2} {
+		if i == 2 {
+			if err := os.WriteFile(filepath.Join(dir, "boot"), []byte("another boot"), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := os.MkdirAll(filepath.Join(dir, "partial", "leftover"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		s, err := Open(dir, f, Limits{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		b, err := s.Get(t.Context(), digestOf(data))
+		if err != nil {
+			t.Fatal(err)
+		}
+		b.Release()
+		assertNoPartials(t, s)
+		s.Close()
+		if n := f.calls.Load(); n != wantFetches {
+			t.Errorf("after opening %d times: %d fetches, want %d", i+1, n, wantFetches)
+		}
+	}
+}
+
+func TestRefuses(t *testing.T) {
+	limits := Limits{ArchiveBytes: 64 << 10, UnpackedBytes: 1000, Entries: 10, PathBytes: 300, Depth: 4}
+	link := func(name, target string) tar.Header {
+		return tar.Header{Typeflag: tar.TypeSymlink, Name: name, Linkname: target}
+	}
+	many := make([]tar.Header, 11)
+	for i := range many {
+		many[i] = reg(fmt.Sprint("f", i), "")
+	}
+	for name, entries := range map[string][]tar.Header{
+		"absolute path":             {reg("/etc/passwd", "x")},
+		"parent path":               {reg("a/../../x", "x")},
+		"inner parent path":         {reg("a/../x", "x")},
+		"absolute link":             {link("a", "/etc")},
+		"link out":                  {link("a/b", "../../x")},
+		"link with late parent":     {link("d", "."), link("a", "d/d/../../x")},
+		"file through link":         {link("a", "."), reg("a/x", "x")},
+		"folder over file":          {reg("a", "x"), reg("a/x", "x")},
+		"file twice":                {reg("a", "x"), reg("./a", "x")},
+		"link over file":            {reg("a", "x"), link("a", "b")},
+		"hard link out":             {{Typeflag: tar.TypeLink, Name: "a", Linkname: "../x"}},
+		"hard link to nothing":      {{Typeflag: tar.TypeLink, Name: "a", Linkname: "x"}},
+		"hard link to link":         {link("l", "x"), {Typeflag: tar.TypeLink, Name: "a", Linkname: "l"}},
+		"device":                    {{Typeflag: tar.TypeChar, Name: "null", Devmajor: 1, Devminor: 3}},
+		"pipe":                      {{Typeflag: tar.TypeFifo, Name: "pipe"}},
+		"too many entries":          many,
+		"too large":                 {reg("a", strings.Repeat("x", 600)), reg("b", strings.Repeat("x", 401))},
+		"path too long":             {reg(strings.Repeat("x", 301), "")},
+		"too deep":                  {reg("a/b/c/d/e", "")},
+		"archive larger than bound": {reg("a", strings.Repeat("x", 65<<10))},
+	} {
+		t.Run(name, func(t *testing.T) {
+			data := archive(t, entries...)
+			s := openStore(t, &fetcher{data: map[string][]byte{digestOf(data): data}}, limits)
+			if _, err := s.Get(t.Context(), digestOf(data)); !errors.Is(err, ErrRefused) {
+				t.Fatalf("got %v, want ErrRefused", err)
+			}
+			assertNoPartials(t, s)
+		})
+	}
+}
+
+func TestRefusesWhatIsNotTheDigest(t *testing.T) {
+	data := archive(t, reg("index.js", "x"))
+	good := digestOf(data)
+	for name, served := range map[string][]byte{
+		"other content":       archive(t, reg("index.js", "y")),
+		"more after the end":  append(bytes.Clone(data), 0),
+		"no archive":          bytes.Repeat([]byte("garbage!"), 200),
+		"nothing":             {},
+		"end of the archive":  data[:len(data)-512],
+		"cut inside a header": data[:100],
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := openStore(t, &fetcher{data: map[string][]byte{good: served}}, Limits{})
+			if b, err := s.Get(t.Context(), good); err == nil {
+				t.Fatalf("unpacked to %s", b.Dir())
+			}
+			if _, err := os.Stat(filepath.Join(s.dir, "sha256", good[7:])); err == nil {
+				t.Error("a wrong bundle stands under the digest's name")
+			}
+			assertNoPartials(t, s)
+		})
+	}
+}
+
+func TestGetRefusesMalformedDigests(t *testing.T) {
+	s := openStore(t, &fetcher{}, Limits{})
+	for _, digest := range []string{"", "sha256:", "sha256:../../etc", "sha1:" + strings.Repeat("a", 64), "sha256:" + strings.Repeat("A", 64), strings.Repeat("a", 64)} {
+		if _, err := s.Get(t.Context(), digest); err == nil {
+			t.Errorf("%q was taken for a digest", digest)
+		}
+	}
+}
+
+func TestGetAfterClose(t *testing.T) {
+	s := openStore(t, &fetcher{}, Limits{})
+	s.Close()
+	if _, err := s.Get(t.Context(), digestOf(nil)); !errors.Is(err, ErrClosed) {
+		t.Errorf("got %v, want ErrClosed", err)
+	}
+}
+
+func FuzzUnpack(f *testing.F) {
+	f.Add([]byte("not a tar"))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		dir := t.TempDir()
+		_ = unpackVerified(t.Context(), bytes.NewReader(data), dir, digestOf(data), Limits{UnpackedBytes: 1 << 20, Entries: 50}.withDefaults())
+	})
+}
