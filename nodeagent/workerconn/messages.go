@@ -1,0 +1,138 @@
+package workerconn
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+	"unicode"
+	"unicode/utf8"
+)
+
+// ErrProtocol marks a connection that ended because the peer did not keep to
+// the protocol.
+var ErrProtocol = errors.New("the worker broke the control protocol")
+
+// maxLine bounds one message in either direction, its newline included.
+const maxLine = 1 << 20
+
+// Bounds on the texts of a failure; what is longer is cut.
+const (
+	maxReason  = 64
+	maxMessage = 4 << 10
+	maxStack   = 32 << 10
+)
+
+// maxCount bounds the numbers of an activity report.
+const maxCount = 1 << 20
+
+// Activation tells a warm worker which function it is from now on.
+type Activation struct {
+	Lease     string `json:"lease"`
+	Nonce     string `json:"nonce"`
+	Namespace string `json:"namespace"`
+	Function  string `json:"function"`
+	Pod       string `json:"pod"`
+	Revision  string `json:"revision"`
+	// Entry is the folder (or file) of the function's code in the container.
+	Entry string `json:"entry"`
+	// PodAddress is the pod's IP address: connections whose local address it
+	// is need no lease id.
+	PodAddress string            `json:"podAddress"`
+	Port       int               `json:"port"`
+	Hostname   string            `json:"hostname"`
+	Env        map[string]string `json:"env"`
+	// LoadTimeout bounds loading; the worker reports LoadTimeout after it.
+	LoadTimeout time.Duration `json:"-"`
+}
+
+// Activity is what a worker says of itself.
+type Activity struct {
+	// InFlight counts requests that run, those on direct connections included.
+	InFlight int
+	// Direct counts open connections to the pod's own address.
+	Direct int
+}
+
+// LoadError is a worker's report that the function does not load.
+type LoadError struct {
+	// Reason is one CamelCase word: SyntaxError, ModuleNotFound, NoHandler,
+	// LoadError, LoadTimeout.
+	Reason string
+	// Message is one line naming file and line where there is one.
+	Message string
+	Stack   string
+}
+
+func (e *LoadError) Error() string { return e.Reason + ": " + e.Message }
+
+// message is every field of every message a worker sends.
+type message struct {
+	Type     string  `json:"type"`
+	LoadMs   float64 `json:"loadMs"`
+	Reason   string  `json:"reason"`
+	Message  string  `json:"message"`
+	Stack    string  `json:"stack"`
+	InFlight int     `json:"inFlight"`
+	Direct   int     `json:"direct"`
+}
+
+func parse(line []byte) (message, error) {
+	var m message
+	if err := json.Unmarshal(line, &m); err != nil {
+		return m, fmt.Errorf("%w: a line that is no message: %w", ErrProtocol, err)
+	}
+	if m.InFlight < 0 || m.InFlight > maxCount || m.Direct < 0 || m.Direct > maxCount {
+		return m, fmt.Errorf("%w: activity %d, %d is out of range", ErrProtocol, m.InFlight, m.Direct)
+	}
+	return m, nil
+}
+
+// loadError makes a failure fit to be shown to people and to Kubernetes.
+func (m message) loadError() *LoadError {
+	e := &LoadError{
+		Reason:  m.Reason,
+		Message: strings.Map(printable, cut(m.Message, maxMessage)),
+		Stack:   cut(m.Stack, maxStack),
+	}
+	if len(e.Reason) > maxReason || strings.TrimFunc(e.Reason, isASCIILetter) != "" || e.Reason == "" {
+		e.Reason = "LoadError"
+	}
+	if e.Message == "" {
+		e.Message = "the worker gave no message"
+	}
+	return e
+}
+
+func isASCIILetter(r rune) bool { return r < utf8.RuneSelf && unicode.IsLetter(r) }
+
+// printable keeps a message on one line.
+func printable(r rune) rune {
+	if unicode.IsPrint(r) {
+		return r
+	}
+	return ' '
+}
+
+// cut shortens a text to at most n bytes, at a rune's end.
+func cut(s string, n int) string {
+	if len(s) <= n {
+		return s
+	}
+	for n > 0 && !utf8.RuneStart(s[n]) {
+		n--
+	}
+	return s[:n]
+}
+
+type activateMessage struct {
+	Type string `json:"type"`
+	Activation
+	LoadTimeoutMs int64 `json:"loadTimeoutMs"`
+}
+
+type drainMessage struct {
+	Type    string `json:"type"`
+	GraceMs int64  `json:"graceMs"`
+}
