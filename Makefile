@@ -1,0 +1,149 @@
+# SanFran's commands. `make help` lists them.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-builtin-rules
+
+# What a user may set.
+# The name of the local cluster; several can stand side by side.
+CLUSTER ?= sanfran
+# How many nodes (kubelets) it has.
+NODES ?= 1
+# Further flags of the local cluster, such as --dual-stack.
+CLUSTER_FLAGS ?=
+# The namespace SanFran is installed in.
+NAMESPACE ?= sanfran-system
+# Further flags of helm, such as --set agent.pool.target=10.
+HELM_FLAGS ?=
+# For a cluster that is not local: where the image is pushed, registry/name.
+IMAGE_REPOSITORY ?=
+# Where builds that are the same for every checkout are kept.
+export SANFRAN_CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/sanfran
+
+export CLUSTER NODES CLUSTER_FLAGS NAMESPACE HELM_FLAGS IMAGE_REPOSITORY
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+export VERSION
+
+LOCAL := go -C deploy/local run .
+BUF := go tool -modfile=../internal/tools/buf/go.mod buf
+GO_PACKAGES := ./...
+
+.PHONY: help
+help: ## List the commands
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+##@ Use
+
+.PHONY: demo
+demo: deps ## Start a local Kubernetes (unless KUBECONFIG names one), install SanFran, run functions
+	@demo/run.sh
+
+.PHONY: cluster
+cluster: ## Start the local Kubernetes, or mend it
+	@internal/tools/require.sh cluster
+	@$(LOCAL) up --name "$(CLUSTER)" --nodes "$(NODES)" $(CLUSTER_FLAGS)
+
+.PHONY: cluster-down
+cluster-down: ## Remove the local Kubernetes and everything of it
+	@internal/tools/require.sh cluster
+	@$(LOCAL) down --name "$(CLUSTER)"
+
+.PHONY: install
+install: ## Build the image and install SanFran with Helm
+	@deploy/install.sh
+
+.PHONY: uninstall
+uninstall: ## Remove SanFran from the cluster
+	@deploy/install.sh --uninstall
+
+.PHONY: kubeconfig
+kubeconfig: ## Print the path of the cluster's kubeconfig
+	@deploy/target.sh kubeconfig
+
+.PHONY: gateway-url
+gateway-url: ## Print the gateway's base URL as reachable from this machine
+	@deploy/target.sh gateway-url
+
+.PHONY: bin-dir
+bin-dir: ## Print the folder of kubectl and helm that fit the local Kubernetes
+	@deploy/target.sh bin-dir
+
+##@ Build
+
+.PHONY: deps
+deps: ## Install what building and testing need (Debian packages, npm packages, Go modules)
+	@internal/tools/deps.sh
+
+.PHONY: build
+build: ## Build sanfrand into bin/
+	@CGO_ENABLED=0 go build -trimpath -ldflags "-s -w -X main.version=$(VERSION)" -o bin/ ./cmd/...
+
+.PHONY: image
+image: ## Build the OCI image into the archive bin/sanfran.tar
+	@mkdir -p bin && go run ./deploy/images --version "$(VERSION)" --output bin/sanfran.tar
+
+.PHONY: generate
+generate: ## Generate code from proto/
+	@cd proto && $(BUF) lint && $(BUF) generate
+
+##@ Check
+
+.PHONY: test
+test: deps lint test-unit test-worker test-integration test-e2e ## Everything: lint, unit, integration (real runc), end-to-end (real cluster)
+
+.PHONY: lint
+lint: ## gofmt, go vet, buf, and that generated code is current
+	@internal/tools/lint.sh
+
+.PHONY: test-unit
+test-unit: ## Unit tests, with the race detector
+	@go test -race -shuffle=on $(GO_PACKAGES)
+	@go -C deploy/local test -race -shuffle=on ./...
+
+.PHONY: test-worker
+test-worker: ## The worker's own tests, on the Node.js its containers run
+	@npm --prefix nodeagent/worker test --silent
+
+.PHONY: test-integration
+test-integration: ## Tests with real runc, kernel networking and mounts; needs root
+	@internal/tools/require.sh root
+	@internal/tools/integration.sh
+
+.PHONY: test-e2e
+test-e2e: ## End-to-end tests on a local Kubernetes of their own; needs root
+	@internal/tools/require.sh cluster
+	@test/e2e/run.sh
+
+.PHONY: test-long
+test-long: ## Long tests: outages, soaks, scale; one part alone with PART=<name>
+	@internal/tools/require.sh cluster
+	@test/robustness/run.sh
+
+.PHONY: bench
+bench: ## Measure on the cluster and write docs/bench/ (15 minutes at most)
+	@internal/tools/require.sh cluster
+	@test/bench/run.sh
+
+.PHONY: bench-long
+bench-long: ## Measure what does not fit into bench
+	@internal/tools/require.sh cluster
+	@test/bench/run.sh --long
+
+##@ Run one component from the checkout, beside those of the cluster
+
+.PHONY: run-controlplane
+run-controlplane: build ## Run the control plane here, in place of the cluster's
+	@internal/tools/run.sh controlplane
+
+.PHONY: run-agent
+run-agent: build ## Run the agent of one node here, in place of the cluster's
+	@internal/tools/run.sh agent
+
+.PHONY: run-gateway
+run-gateway: build ## Run a gateway here, beside the cluster's
+	@internal/tools/run.sh gateway
+
+.PHONY: clean
+clean: ## Remove what builds left in the checkout
+	@rm -rf bin

@@ -1,0 +1,48 @@
+#!/usr/bin/env bash
+# Builds SanFran's image, brings it to the cluster and installs the chart with
+# Helm; --uninstall takes the release away. Safe to repeat.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+CLUSTER=${CLUSTER:-sanfran}
+NAMESPACE=${NAMESPACE:-sanfran-system}
+say() { printf 'install: %s\n' "$*"; }
+
+is_local=false
+deploy/target.sh is-local && is_local=true
+KUBECONFIG=$(deploy/target.sh kubeconfig)
+export KUBECONFIG
+PATH=$(deploy/target.sh bin-dir):$PATH
+kubectl get --raw /readyz >/dev/null || { echo "install: no Kubernetes answers at $KUBECONFIG; run: make cluster" >&2; exit 1; }
+
+if [ "${1:-}" = --uninstall ]; then
+  helm uninstall sanfran -n "$NAMESPACE" --wait --ignore-not-found
+  exit
+fi
+
+mkdir -p bin
+if $is_local; then
+  # The tag is of the content, so that a changed image is a changed pod.
+  repository=sanfran.local/sanfran
+  digest=$(go run ./deploy/images --version "${VERSION:-dev}" --ref "$repository:dev" --output bin/sanfran.tar | awk '$1 == "image" { print $3; exit }')
+  tag=${digest#sha256:}
+  tag=${tag:0:16}
+  go run ./deploy/images --version "${VERSION:-dev}" --ref "$repository:$tag" --output bin/sanfran.tar >/dev/null
+  say "image $repository:$tag"
+  go -C deploy/local run . load-image --name "$CLUSTER" "$PWD/bin/sanfran.tar"
+  image=(--set-string "image.repository=$repository" --set-string "image.tag=$tag" --set image.pullPolicy=Never --set gateway.service.type=NodePort)
+else
+  [ -n "${IMAGE_REPOSITORY:-}" ] || { echo "install: the cluster of $KUBECONFIG is not the local one; say where the image goes: make install IMAGE_REPOSITORY=registry/name" >&2; exit 1; }
+  pushed=$(go run ./deploy/images --version "${VERSION:-dev}" --push "$IMAGE_REPOSITORY:${VERSION:-dev}" | awk '$1 == "pushed" { print $2; exit }')
+  say "image $pushed"
+  image=(--set-string "image.repository=$IMAGE_REPOSITORY" --set-string "image.digest=${pushed##*@}")
+fi
+# shellcheck disable=SC2086 # HELM_FLAGS is several words
+helm upgrade --install sanfran deploy/helm/sanfran -n "$NAMESPACE" --create-namespace "${image[@]}" ${HELM_FLAGS:-} --wait --timeout 3m >/dev/null || {
+  kubectl get pods -n "$NAMESPACE" -o wide
+  kubectl get events -n "$NAMESPACE" --sort-by=.lastTimestamp | tail -n 20
+  echo "install: helm did not finish; above is what Kubernetes says" >&2
+  exit 1
+}
+kubectl wait --for=create node/sanfran --timeout=60s >/dev/null
+kubectl wait --for=condition=Ready node/sanfran --timeout=60s >/dev/null
+say "SanFran runs in namespace $NAMESPACE; the virtual node sanfran is Ready"

@@ -1,0 +1,12 @@
+#!/usr/bin/env bash
+# Runs the tests of tag integration: real runc, a real Node.js root filesystem,
+# kernel networking. They make network namespaces of their own.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+go -C deploy/local run . build runc
+SANFRAN_RUNC=$(go -C deploy/local run . bin-dir)/runc
+export SANFRAN_RUNC
+SANFRAN_ROOTFS=$(go run ./deploy/images --rootfs | awk '$1 == "rootfs" { print $2; exit }')
+export SANFRAN_ROOTFS
+# One package at a time: they share the machine's cgroups, nft and bpffs.
+go test -tags integration -race -p 1 -timeout 9m ./deploy/images/... ./nodeagent/... ./router/... ./warmpool/...
