@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"time"
 )
 
 // stickyTmp is the mode of a folder everybody may write to.
@@ -25,10 +26,19 @@ const (
 
 // builder is one run of the program: where things are kept and who is told.
 type builder struct {
-	cache      string    // $SANFRAN_CACHE/images
-	repo       string    // the checkout
-	progress   io.Writer // steps, one a line
-	aptUpdated bool      // apt's lists were fetched in this run
+	cache    string    // $SANFRAN_CACHE/images
+	repo     string    // the checkout
+	progress io.Writer // steps, one a line
+	aptState string    // apt's lists, once they were needed; gone with close
+	onClose  []func()
+}
+
+// close removes what was kept for the length of the run.
+func (b *builder) close() {
+	for _, remove := range b.onClose {
+		remove()
+	}
+	b.onClose, b.aptState = nil, ""
 }
 
 func (b *builder) downloads() string { return filepath.Join(b.cache, "downloads") }
@@ -60,6 +70,7 @@ func (b *builder) run(ctx context.Context, dir, need, program string, args ...st
 func output(cmd *exec.Cmd, need string) ([]byte, error) {
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	cmd.WaitDelay = 5 * time.Second // a grandchild may hold the pipes after a cancelled child is gone
 	err := cmd.Run()
 	if errors.Is(err, exec.ErrNotFound) {
 		return nil, fmt.Errorf("%s not found: %s", cmd.Args[0], need)

@@ -36,26 +36,14 @@ func (b *builder) debFile(pin debianPin) string {
 }
 
 // aptDownload fetches one package, "name" or "name=version". Apt gets a state
-// folder of its own in the cache: its lists are fresh, the machine's stay
-// untouched, and no root is needed.
+// folder of its own for the length of the run: its lists are fresh, the
+// machine's stay untouched, runs do not wait for each other, and no root is
+// needed.
 func (b *builder) aptDownload(ctx context.Context, spec string) ([]byte, error) {
-	state := filepath.Join(b.cache, "apt")
-	apt := []string{"-q", "-o", "Dir::State=" + state, "-o", "Dir::State::status=" + filepath.Join(state, "status"),
-		"-o", "Dir::Cache=" + filepath.Join(state, "cache"), "-o", "APT::Sandbox::User=", "-o", "APT::Architecture=amd64"}
-	if !b.aptUpdated {
-		b.step("fetching Debian's package lists")
-		for _, dir := range []string{"lists/partial", "cache/archives/partial"} {
-			if err := os.MkdirAll(filepath.Join(state, dir), 0o755); err != nil {
-				return nil, err
-			}
-		}
-		if err := writeFileAtomic(filepath.Join(state, "status"), nil); err != nil {
+	if b.aptState == "" {
+		if err := b.aptUpdate(ctx); err != nil {
 			return nil, err
 		}
-		if _, err := b.run(ctx, state, needApt, "apt-get", append(apt, "-o", "APT::Update::Error-Mode=any", "update")...); err != nil {
-			return nil, err
-		}
-		b.aptUpdated = true
 	}
 	b.step("fetching Debian package %s", spec)
 	dir, remove, err := b.tempDir()
@@ -63,10 +51,41 @@ func (b *builder) aptDownload(ctx context.Context, spec string) ([]byte, error) 
 		return nil, err
 	}
 	defer remove()
-	if _, err := b.run(ctx, dir, needApt, "apt-get", append(apt, "download", spec)...); err != nil {
+	if _, err := b.run(ctx, dir, needApt, "apt-get", append(aptOptions(b.aptState), "download", spec)...); err != nil {
 		return nil, err
 	}
 	return readOnly(dir, "*.deb", "apt-get download "+spec)
+}
+
+func (b *builder) aptUpdate(ctx context.Context) error {
+	b.step("fetching Debian's package lists")
+	state, remove, err := b.tempDir()
+	if err != nil {
+		return err
+	}
+	update := func() error {
+		for _, dir := range []string{"lists/partial", "cache/archives/partial"} {
+			if err := os.MkdirAll(filepath.Join(state, dir), 0o755); err != nil {
+				return err
+			}
+		}
+		if err := os.WriteFile(filepath.Join(state, "status"), nil, 0o644); err != nil {
+			return err
+		}
+		_, err := b.run(ctx, state, needApt, "apt-get", append(aptOptions(state), "-o", "APT::Update::Error-Mode=any", "update")...)
+		return err
+	}
+	if err := update(); err != nil {
+		remove()
+		return err
+	}
+	b.aptState, b.onClose = state, append(b.onClose, remove)
+	return nil
+}
+
+func aptOptions(state string) []string {
+	return []string{"-q", "-o", "Dir::State=" + state, "-o", "Dir::State::status=" + filepath.Join(state, "status"),
+		"-o", "Dir::Cache=" + filepath.Join(state, "cache"), "-o", "APT::Sandbox::User=", "-o", "APT::Architecture=amd64"}
 }
 
 // debField returns a control field of a package, such as Version.

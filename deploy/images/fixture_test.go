@@ -20,7 +20,9 @@ var tiny = nodeRuntime{
 // newBuilder returns a builder with an empty cache.
 func newBuilder(t *testing.T) *builder {
 	t.Helper()
-	return &builder{cache: t.TempDir(), repo: t.TempDir(), progress: t.Output()}
+	b := &builder{cache: t.TempDir(), repo: t.TempDir(), progress: t.Output()}
+	t.Cleanup(b.close)
+	return b
 }
 
 // withTiny puts tiny's packages into b's cache, as if they had been fetched,

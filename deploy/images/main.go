@@ -100,6 +100,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		return err
 	}
 	b := &builder{cache: filepath.Join(o.cache, "images"), repo: repo, progress: stderr}
+	defer b.close()
 	if err := os.MkdirAll(b.cache, 0o755); err != nil {
 		return err
 	}

@@ -22,6 +22,7 @@ func TestRealRootfs(t *testing.T) {
 		t.Fatal(err)
 	}
 	b := &builder{cache: filepath.Join(cache, "images"), progress: t.Output()}
+	defer b.close()
 	for _, rt := range runtimes {
 		t.Run(rt.Name, func(t *testing.T) {
 			l, err := readLock(lockFiles, rt)
