@@ -78,8 +78,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
-	if runtime.GOOS != "linux" || runtime.GOARCH != "amd64" {
-		return fmt.Errorf("images are built on and for linux/amd64 only; this is %s/%s", runtime.GOOS, runtime.GOARCH)
+	if err := checkPlatform(runtime.GOOS, runtime.GOARCH); err != nil {
+		return err
 	}
 	chosen, err := findRuntimes(o.runtimes)
 	if err != nil {
@@ -192,6 +192,15 @@ func publish(ctx context.Context, img v1.Image, ref, pushTo name.Reference, outp
 			return err
 		}
 		fmt.Fprintf(stdout, "pushed %s@%s\n", pushTo, digest)
+	}
+	return nil
+}
+
+// checkPlatform refuses machines whose programs and packages are not the
+// image's: the pins are for one platform.
+func checkPlatform(goos, goarch string) error {
+	if goos != "linux" || goarch != "amd64" {
+		return fmt.Errorf("images are built on and for linux/amd64 only; this is %s/%s", goos, goarch)
 	}
 	return nil
 }

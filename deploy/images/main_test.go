@@ -1,0 +1,39 @@
+package main
+
+import (
+	"io"
+	"strings"
+	"testing"
+)
+
+func TestOtherPlatformsAreRefused(t *testing.T) {
+	for _, p := range [][2]string{{"linux", "arm64"}, {"darwin", "amd64"}} {
+		if err := checkPlatform(p[0], p[1]); err == nil || !strings.Contains(err.Error(), p[0]+"/"+p[1]) {
+			t.Errorf("%v: %v", p, err)
+		}
+	}
+	if err := checkPlatform("linux", "amd64"); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestBadCommandLineSaysWhatIsWrong(t *testing.T) {
+	t.Setenv("SANFRAN_CACHE", t.TempDir())
+	for _, c := range []struct{ args, want string }{
+		{"--runtimes node18", `unknown runtime "node18"`},
+		{"--ref sanfran", "--ref"},
+		{"--push example.test/x", "--push"},
+		{"output.tar", "output.tar"},
+		{"--worker /nonexistent", "--worker"},
+		{"--worker= --sanfrand /nonexistent", "/nonexistent"},
+	} {
+		err := run(t.Context(), strings.Fields(c.args), io.Discard, io.Discard)
+		if err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: %v, want %q in it", c.args, err, c.want)
+		}
+	}
+	t.Chdir(t.TempDir())
+	if err := run(t.Context(), nil, io.Discard, io.Discard); err == nil || !strings.Contains(err.Error(), "checkout") {
+		t.Errorf("outside a checkout: %v", err)
+	}
+}
