@@ -107,7 +107,7 @@ type Config struct {
 	Listener, Control, Stdout, Stderr *os.File
 
 	// NetNS is the path of the network namespace to run in, empty for a new
-	// one that has nothing but a loopback device that is down.
+	// one that has nothing but a loopback device.
 	NetNS string
 
 	// Hostname is the container's host name, empty for ID.
@@ -138,7 +138,8 @@ type Mount struct {
 	// Source is an absolute path on the host: a directory or a regular file.
 	// A symbolic link is refused.
 	Source string
-	// Target is an absolute, clean path inside the container, not the root.
+	// Target is an absolute, clean path inside the container: not the root, and
+	// not at or below /proc, /dev and /tmp, which are the container's own.
 	// What is missing on the way is made. Symbolic links on the way resolve
 	// inside the container's root and can never leave it.
 	Target string

@@ -1,0 +1,139 @@
+package container
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"syscall"
+)
+
+// A cgroupWrite puts a value into one of a cgroup's files.
+type cgroupWrite struct {
+	Controller string // cgroup v1's controller; v2 has a single hierarchy
+	File       string
+	Value      string
+	Optional   bool // the kernel may lack this file
+}
+
+// limitWrites returns what has to be written, in this order, for r to hold.
+// Zero fields are left alone.
+func limitWrites(v2 bool, r Resources) []cgroupWrite {
+	var writes []cgroupWrite
+	if m := r.MilliCPU; m > 0 {
+		quota, period := strconv.FormatInt(cpuQuota(m), 10), strconv.Itoa(cpuPeriod)
+		if v2 {
+			writes = append(writes,
+				cgroupWrite{"cpu", "cpu.weight", strconv.FormatUint(cpuWeight(cpuShares(m)), 10), false},
+				cgroupWrite{"cpu", "cpu.max", quota + " " + period, false})
+		} else {
+			writes = append(writes,
+				cgroupWrite{"cpu", "cpu.shares", strconv.FormatUint(cpuShares(m), 10), false},
+				cgroupWrite{"cpu", "cpu.cfs_period_us", period, true},
+				cgroupWrite{"cpu", "cpu.cfs_quota_us", quota, true})
+		}
+	}
+	if r.MemoryBytes > 0 {
+		limit := strconv.FormatInt(r.MemoryBytes, 10)
+		if v2 {
+			writes = append(writes, cgroupWrite{"memory", "memory.max", limit, false})
+		} else {
+			writes = append(writes, cgroupWrite{"memory", "memory.limit_in_bytes", limit, false})
+		}
+	}
+	return writes
+}
+
+// cpuWeight turns cgroup v1's shares [2, 262144] into v2's weight [1, 10000],
+// along the straight line that Kubernetes has always drawn between them.
+func cpuWeight(shares uint64) uint64 {
+	shares = min(max(shares, 2), 262144)
+	return 1 + (shares-2)*9999/262142
+}
+
+// SetLimits writes the limits of container id's cgroup. It is on the path of
+// a cold request: it opens a handful of files and starts no process.
+func (g *Cgroups) SetLimits(id string, r Resources) error {
+	for _, w := range limitWrites(g.v2, r) {
+		dir, ok := g.dir(w.Controller, id)
+		if !ok {
+			return fmt.Errorf("limit %s of container %s: this machine has no cgroup controller %q", w.File, id, w.Controller)
+		}
+		var err error
+		if w.File == "memory.limit_in_bytes" && g.swapAccount {
+			err = writeMemoryAndSwap(dir, w.Value)
+		} else {
+			err = writeCgroupFile(filepath.Join(dir, w.File), w.Value)
+		}
+		if err != nil && !(w.Optional && errors.Is(err, fs.ErrNotExist)) {
+			return fmt.Errorf("limit of container %s: %w", id, err)
+		}
+	}
+	return nil
+}
+
+// writeMemoryAndSwap keeps cgroup v1's two limits equal, which means no swap.
+// The second may never be the lower one, so the order depends on whether the
+// limit grows (second first) or shrinks (EINVAL then, and first first).
+func writeMemoryAndSwap(dir, limit string) error {
+	memory, both := filepath.Join(dir, "memory.limit_in_bytes"), filepath.Join(dir, "memory.memsw.limit_in_bytes")
+	err := writeCgroupFile(both, limit)
+	if err != nil && !errors.Is(err, syscall.EINVAL) {
+		return err
+	}
+	grown := err == nil
+	if err := writeCgroupFile(memory, limit); err != nil || grown {
+		return err
+	}
+	return writeCgroupFile(both, limit)
+}
+
+// OOMKills says how often the kernel killed a process of container id because
+// its cgroup had reached its memory limit. It is 0 once the cgroup is gone.
+func (g *Cgroups) OOMKills(id string) int {
+	file := "memory.oom_control"
+	if g.v2 {
+		file = "memory.events"
+	}
+	dir, ok := g.dir("memory", id)
+	if !ok {
+		return 0
+	}
+	data, err := os.ReadFile(filepath.Join(dir, file))
+	if err != nil {
+		return 0
+	}
+	return parseOOMKills(data)
+}
+
+func parseOOMKills(data []byte) int {
+	lines := bufio.NewScanner(bytes.NewReader(data))
+	for lines.Scan() {
+		if count, ok := bytes.CutPrefix(lines.Bytes(), []byte("oom_kill ")); ok {
+			n, _ := strconv.Atoi(string(count))
+			return n
+		}
+	}
+	return 0
+}
+
+// writeCgroupFile writes value in one system call, as the kernel wants it, and
+// never makes a file.
+func writeCgroupFile(name, value string) error {
+	f, err := os.OpenFile(name, os.O_WRONLY|os.O_TRUNC, 0)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteString(value)
+	if closeErr := f.Close(); err == nil {
+		err = closeErr
+	}
+	if err != nil {
+		return fmt.Errorf("write %q: %w", value, err)
+	}
+	return nil
+}

@@ -1,0 +1,261 @@
+// Package containertest helps to test what uses containers: a Runtime without
+// containers, and the suite of tests that every Runtime has to pass.
+package containertest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"sync"
+	"syscall"
+
+	"sanfran.dev/nodeagent/container"
+)
+
+// Fake is a container.Runtime that starts no process. A container's program is
+// the function Run, in a goroutine. The zero value is ready to use.
+type Fake struct {
+	// Run is the program of every container, nil for one that does nothing
+	// until it is killed. ctx ends when the container is killed. The files of
+	// p are the program's own duplicates and are closed when Run returns, as
+	// the kernel would; so Run must not return before it has ended what uses
+	// them. What it returns is the exit status, unless it was killed.
+	Run func(ctx context.Context, p *Process) container.ExitStatus
+
+	// OnStart, if not nil, may refuse a start.
+	OnStart func(ctx context.Context, cfg container.Config) error
+
+	mu   sync.Mutex
+	live map[string]*Instance
+}
+
+// Process is what a program of Fake sees.
+type Process struct {
+	Config            container.Config
+	Listener, Control *os.File
+
+	instance *Instance
+}
+
+// Mounts returns what has been mounted so far, the oldest first.
+func (p *Process) Mounts() []container.Mount { return p.instance.Mounts() }
+
+// Instance is a container of Fake, to be looked at by tests.
+type Instance struct {
+	fake   *Fake
+	cfg    container.Config
+	kill   context.CancelFunc
+	exited chan struct{}
+
+	mu        sync.Mutex
+	status    container.ExitStatus
+	mounts    []container.Mount
+	resources container.Resources
+	going     bool
+}
+
+var (
+	_ container.Runtime   = (*Fake)(nil)
+	_ container.Container = (*Instance)(nil)
+)
+
+// Start implements container.Runtime.
+func (f *Fake) Start(ctx context.Context, cfg container.Config) (_ container.Container, err error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	if info, err := os.Stat(cfg.RootFS); err != nil || !info.IsDir() {
+		return nil, fmt.Errorf("start container %s: root filesystem %s is not a directory: %w", cfg.ID, cfg.RootFS, errors.Join(err, container.ErrInvalid))
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, fmt.Errorf("start container %s: %w", cfg.ID, err)
+	}
+	if f.OnStart != nil {
+		if err := f.OnStart(ctx, cfg); err != nil {
+			return nil, fmt.Errorf("start container %s: %w", cfg.ID, err)
+		}
+	}
+	listener, err := duplicate(cfg.Listener)
+	if err != nil {
+		return nil, fmt.Errorf("start container %s: listener: %w", cfg.ID, err)
+	}
+	control, err := duplicate(cfg.Control)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("start container %s: control: %w", cfg.ID, err), listener.Close())
+	}
+	running, kill := context.WithCancel(context.Background())
+	c := &Instance{fake: f, cfg: cfg, kill: kill, exited: make(chan struct{}), resources: cfg.Resources}
+
+	f.mu.Lock()
+	if f.live[cfg.ID] != nil {
+		f.mu.Unlock()
+		kill()
+		return nil, errors.Join(fmt.Errorf("container %s: %w", cfg.ID, container.ErrExists), listener.Close(), control.Close())
+	}
+	if f.live == nil {
+		f.live = map[string]*Instance{}
+	}
+	f.live[cfg.ID] = c
+	f.mu.Unlock()
+
+	go c.run(running, &Process{Config: cfg, Listener: listener, Control: control, instance: c})
+	return c, nil
+}
+
+// Live returns the containers that have been started and not yet destroyed,
+// in the order of their ids.
+func (f *Fake) Live() []*Instance {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	var live []*Instance
+	for _, c := range f.live {
+		live = append(live, c)
+	}
+	slices.SortFunc(live, func(a, b *Instance) int {
+		if a.cfg.ID < b.cfg.ID {
+			return -1
+		}
+		return 1
+	})
+	return live
+}
+
+func (c *Instance) run(ctx context.Context, p *Process) {
+	var status container.ExitStatus
+	if c.fake.Run != nil {
+		status = c.fake.Run(ctx, p)
+	} else {
+		<-ctx.Done()
+	}
+	_, _ = p.Listener.Close(), p.Control.Close()
+	if ctx.Err() != nil {
+		status = container.ExitStatus{Code: 128 + int(syscall.SIGKILL), Signal: syscall.SIGKILL}
+	}
+	c.mu.Lock()
+	c.status = status
+	c.mu.Unlock()
+	close(c.exited)
+}
+
+// Config is what the container was started with.
+func (c *Instance) Config() container.Config { return c.cfg }
+
+// Mounts returns what has been mounted so far, the oldest first.
+func (c *Instance) Mounts() []container.Mount {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.Clone(c.mounts)
+}
+
+// Resources are the limits that hold now.
+func (c *Instance) Resources() container.Resources {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.resources
+}
+
+// Kill ends the container as if something on the host had killed it.
+func (c *Instance) Kill() { c.kill() }
+
+func (c *Instance) ID() string              { return c.cfg.ID }
+func (c *Instance) Exited() <-chan struct{} { return c.exited }
+
+// ExitStatus implements container.Container.
+func (c *Instance) ExitStatus() container.ExitStatus {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.status
+}
+
+// alive is an error unless the container runs. The caller holds mu.
+func (c *Instance) alive(ctx context.Context) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	select {
+	case <-c.exited:
+		return container.ErrGone
+	default:
+	}
+	if c.going {
+		return container.ErrGone
+	}
+	return nil
+}
+
+// Mount implements container.Container.
+func (c *Instance) Mount(ctx context.Context, m container.Mount) error {
+	if err := m.Validate(); err != nil {
+		return err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if err := c.alive(ctx); err != nil {
+		return fmt.Errorf("container %s: mount %s: %w", c.cfg.ID, m.Target, err)
+	}
+	info, err := os.Lstat(m.Source)
+	if err != nil {
+		return fmt.Errorf("container %s: mount source %s: %w", c.cfg.ID, m.Source, err)
+	}
+	if !info.IsDir() && !info.Mode().IsRegular() {
+		return fmt.Errorf("container %s: mount source %s: %w: neither a directory nor a regular file", c.cfg.ID, m.Source, container.ErrInvalid)
+	}
+	c.mounts = append(c.mounts, m)
+	return nil
+}
+
+// SetResources implements container.Container.
+func (c *Instance) SetResources(ctx context.Context, r container.Resources) error {
+	if err := r.Validate(); err != nil {
+		return err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if err := c.alive(ctx); err != nil {
+		return fmt.Errorf("container %s: set limits: %w", c.cfg.ID, err)
+	}
+	if r.MilliCPU > 0 {
+		c.resources.MilliCPU = r.MilliCPU
+	}
+	if r.MemoryBytes > 0 {
+		c.resources.MemoryBytes = r.MemoryBytes
+	}
+	return nil
+}
+
+// Destroy implements container.Container.
+func (c *Instance) Destroy(context.Context) error {
+	c.mu.Lock()
+	c.going = true
+	c.mu.Unlock()
+	c.kill()
+	<-c.exited
+	c.fake.mu.Lock()
+	defer c.fake.mu.Unlock()
+	if c.fake.live[c.cfg.ID] == c {
+		delete(c.fake.live, c.cfg.ID)
+	}
+	return nil
+}
+
+func duplicate(f *os.File) (*os.File, error) {
+	conn, err := f.SyscallConn()
+	if err != nil {
+		return nil, err
+	}
+	var dup int
+	var dupErr error
+	err = conn.Control(func(fd uintptr) {
+		syscall.ForkLock.RLock()
+		defer syscall.ForkLock.RUnlock()
+		if dup, dupErr = syscall.Dup(int(fd)); dupErr == nil {
+			syscall.CloseOnExec(dup)
+		}
+	})
+	if err = errors.Join(err, dupErr); err != nil {
+		return nil, err
+	}
+	return os.NewFile(uintptr(dup), f.Name()), nil
+}

@@ -1,0 +1,134 @@
+package container
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+)
+
+// runcContainer is a Container of Runc.
+type runcContainer struct {
+	runtime *Runc
+	id      string
+	hostID  uint32
+	process *initProcess
+
+	exited chan struct{} // closed by watch, after status was set
+	status ExitStatus
+
+	// mu is held for reading while something is done to the running
+	// container, and for writing while it is taken apart.
+	mu        sync.RWMutex
+	going     bool // Destroy has begun
+	destroyed bool // and nothing is left
+}
+
+// newRuncContainer starts the goroutine that waits for the process to end; it
+// ends with the process.
+func newRuncContainer(r *Runc, id string, hostID uint32, process *initProcess) *runcContainer {
+	c := &runcContainer{runtime: r, id: id, hostID: hostID, process: process, exited: make(chan struct{})}
+	go c.watch()
+	return c
+}
+
+func (c *runcContainer) watch() {
+	status, err := c.process.wait()
+	if err != nil {
+		c.runtime.logger.Error("how a container ended is not known", "container", c.id, "error", err)
+	}
+	status.OOMKilled = status.Signal == killSignal && c.runtime.opts.Cgroups.OOMKills(c.id) > 0
+	c.status = status
+	close(c.exited)
+}
+
+func (c *runcContainer) ID() string              { return c.id }
+func (c *runcContainer) Exited() <-chan struct{} { return c.exited }
+
+func (c *runcContainer) ExitStatus() ExitStatus {
+	select {
+	case <-c.exited:
+		return c.status
+	default:
+		return ExitStatus{}
+	}
+}
+
+// alive returns with mu held for reading, or an error and mu not held.
+func (c *runcContainer) alive(ctx context.Context) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	c.mu.RLock()
+	select {
+	case <-c.exited:
+	default:
+		if !c.going {
+			return nil
+		}
+	}
+	c.mu.RUnlock()
+	return ErrGone
+}
+
+func (c *runcContainer) Mount(ctx context.Context, m Mount) error {
+	if err := m.Validate(); err != nil {
+		return fmt.Errorf("container %s: %w", c.id, err)
+	}
+	if err := c.alive(ctx); err != nil {
+		return fmt.Errorf("container %s: mount %s: %w", c.id, m.Target, err)
+	}
+	defer c.mu.RUnlock()
+	if err := bind(c.runtime.slot(c.id).root(), m, int(c.hostID)+UserID); err != nil {
+		return fmt.Errorf("container %s: %w", c.id, err)
+	}
+	return nil
+}
+
+func (c *runcContainer) SetResources(ctx context.Context, limits Resources) error {
+	if err := limits.Validate(); err != nil {
+		return fmt.Errorf("container %s: %w", c.id, err)
+	}
+	if err := c.alive(ctx); err != nil {
+		return fmt.Errorf("container %s: set limits: %w", c.id, err)
+	}
+	defer c.mu.RUnlock()
+	return c.runtime.opts.Cgroups.SetLimits(c.id, limits)
+}
+
+func (c *runcContainer) kill() {
+	if err := c.process.kill(); err != nil {
+		c.runtime.logger.Error("a container cannot be killed", "container", c.id, "error", err)
+	}
+}
+
+func (c *runcContainer) Destroy(ctx context.Context) error {
+	c.kill() // before the lock: whoever holds it is done the sooner
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.destroyed {
+		return nil
+	}
+	c.going = true
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanTimeout)
+	defer cancel()
+	select {
+	case <-c.exited:
+	case <-ctx.Done():
+		return fmt.Errorf("destroy container %s: process %d is still there %v after SIGKILL", c.id, c.process.pid, cleanTimeout)
+	}
+	slot := c.runtime.slot(c.id)
+	err := c.runtime.removeRuntimeState(ctx, c.id)
+	if unmountErr := slot.unmount(); unmountErr != nil {
+		err = errors.Join(err, unmountErr) // and then the folders must stay
+	} else {
+		err = errors.Join(err, slot.remove())
+	}
+	if err != nil {
+		return fmt.Errorf("destroy container %s: %w", c.id, err)
+	}
+	c.destroyed = true
+	c.runtime.hostIDs.give(c.hostID)
+	c.runtime.unclaim(c.id)
+	return nil
+}

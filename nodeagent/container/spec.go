@@ -1,0 +1,158 @@
+package container
+
+import (
+	"fmt"
+
+	"github.com/moby/profiles/seccomp"
+	"github.com/opencontainers/runtime-spec/specs-go"
+)
+
+// idRange is how many user ids a container has of its own: the whole of the
+// 16-bit range, so that every id a root filesystem may name exists inside.
+const idRange = 1 << 16
+
+// cpuPeriod is the length in microseconds of the period that a processor
+// quota is counted in: the kernel's own default.
+const cpuPeriod = 100_000
+
+// warmShares is the processor weight of a container that has no limit yet. It
+// is a tenth of one processor's, so that containers being warmed give way to
+// those that serve, and get the whole machine when it is idle.
+const warmShares = 102
+
+// specInput is everything that an OCI spec is made of. The same input gives
+// the same spec.
+type specInput struct {
+	Config       Config
+	Root         string // the mounted overlay
+	CgroupsPath  string
+	HostID       uint32 // the first of idRange host ids that are the container's
+	OOMScoreAdj  int
+	OpenFiles    uint64 // RLIMIT_NOFILE, at most the agent's own
+	PidsLimit    int64
+	TmpBytes     int64
+	SwapAccount  bool // the kernel can limit memory and swap together
+	Seccomp      *specs.LinuxSeccomp
+	DefaultLimit Resources
+}
+
+// ociSpec returns the OCI runtime's description of a container: its own
+// namespaces, an unprivileged user without capabilities, a root it cannot
+// write, and limits. There is no /sys: a network namespace that the host owns
+// does not allow one to be mounted, and no function needs it.
+func ociSpec(in specInput) *specs.Spec {
+	cfg := in.Config
+	hostname := cfg.Hostname
+	if hostname == "" {
+		hostname = cfg.ID
+	}
+	return &specs.Spec{
+		Version:  "1.0.2",
+		Hostname: hostname,
+		Root:     &specs.Root{Path: in.Root, Readonly: true},
+		Process: &specs.Process{
+			User: specs.User{UID: UserID, GID: UserID},
+			Args: cfg.Args,
+			Env:  cfg.Env,
+			Cwd:  "/",
+			// An empty set of each kind, not an absent one, which would
+			// leave what the runtime itself has.
+			Capabilities:    &specs.LinuxCapabilities{},
+			NoNewPrivileges: true,
+			OOMScoreAdj:     &in.OOMScoreAdj,
+			Rlimits: []specs.POSIXRlimit{
+				{Type: "RLIMIT_CORE"},
+				{Type: "RLIMIT_NOFILE", Hard: in.OpenFiles, Soft: in.OpenFiles},
+			},
+		},
+		Mounts: specMounts(in.TmpBytes),
+		Linux: &specs.Linux{
+			UIDMappings:       []specs.LinuxIDMapping{{ContainerID: 0, HostID: in.HostID, Size: idRange}},
+			GIDMappings:       []specs.LinuxIDMapping{{ContainerID: 0, HostID: in.HostID, Size: idRange}},
+			Namespaces:        specNamespaces(cfg.NetNS),
+			CgroupsPath:       in.CgroupsPath,
+			Resources:         specResources(cfg.Resources.or(in.DefaultLimit), in.PidsLimit, in.SwapAccount),
+			RootfsPropagation: "rslave", // what Mount binds under the root later comes in, nothing goes out
+			Seccomp:           in.Seccomp,
+			MaskedPaths: []string{
+				"/proc/acpi", "/proc/asound", "/proc/interrupts", "/proc/kcore", "/proc/keys",
+				"/proc/latency_stats", "/proc/sched_debug", "/proc/scsi", "/proc/timer_list", "/proc/timer_stats",
+			},
+			ReadonlyPaths: []string{"/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"},
+		},
+	}
+}
+
+func specMounts(tmpBytes int64) []specs.Mount {
+	return []specs.Mount{
+		{Destination: "/proc", Type: "proc", Source: "proc", Options: []string{"nosuid", "noexec", "nodev"}},
+		{Destination: "/dev", Type: "tmpfs", Source: "tmpfs", Options: []string{"nosuid", "strictatime", "mode=755", "size=64k"}},
+		{Destination: "/dev/pts", Type: "devpts", Source: "devpts", Options: []string{"nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"}},
+		{Destination: "/dev/shm", Type: "tmpfs", Source: "shm", Options: []string{"nosuid", "noexec", "nodev", "mode=1777", fmt.Sprintf("size=%d", tmpBytes)}},
+		{Destination: "/tmp", Type: "tmpfs", Source: "tmp", Options: []string{"nosuid", "nodev", "mode=1777", fmt.Sprintf("size=%d", tmpBytes)}},
+	}
+}
+
+func specNamespaces(netNS string) []specs.LinuxNamespace {
+	return []specs.LinuxNamespace{
+		{Type: specs.UserNamespace},
+		{Type: specs.MountNamespace},
+		{Type: specs.PIDNamespace},
+		{Type: specs.NetworkNamespace, Path: netNS},
+		{Type: specs.IPCNamespace},
+		{Type: specs.UTSNamespace},
+		{Type: specs.CgroupNamespace},
+	}
+}
+
+func specResources(r Resources, pids int64, swapAccount bool) *specs.LinuxResources {
+	cpu := &specs.LinuxCPU{Shares: new(uint64(warmShares))}
+	if r.MilliCPU > 0 {
+		cpu = &specs.LinuxCPU{
+			Shares: new(cpuShares(r.MilliCPU)),
+			Period: new(uint64(cpuPeriod)),
+			Quota:  new(cpuQuota(r.MilliCPU)),
+		}
+	}
+	var memory *specs.LinuxMemory
+	if r.MemoryBytes > 0 {
+		memory = &specs.LinuxMemory{Limit: &r.MemoryBytes}
+		if swapAccount {
+			memory.Swap = &r.MemoryBytes // memory and swap together: no swap
+		}
+	}
+	return &specs.LinuxResources{
+		Devices: []specs.LinuxDeviceCgroup{{Allow: false, Access: "rwm"}}, // the runtime adds null, zero, random & co.
+		CPU:     cpu,
+		Memory:  memory,
+		Pids:    &specs.LinuxPids{Limit: &pids},
+	}
+}
+
+// or returns r with its zero fields taken from defaults.
+func (r Resources) or(defaults Resources) Resources {
+	if r.MilliCPU == 0 {
+		r.MilliCPU = defaults.MilliCPU
+	}
+	if r.MemoryBytes == 0 {
+		r.MemoryBytes = defaults.MemoryBytes
+	}
+	return r
+}
+
+// cpuShares is the relative weight of milliCPU in cgroup v1's terms, where
+// 1024 is one processor and 2 the least.
+func cpuShares(milliCPU int64) uint64 { return max(2, uint64(milliCPU)*1024/1000) }
+
+// cpuQuota is how many microseconds of each cpuPeriod milliCPU may run.
+func cpuQuota(milliCPU int64) int64 { return milliCPU * cpuPeriod / 1000 }
+
+// seccompProfile returns the filter of system calls that container engines
+// commonly apply, as it is for a process without capabilities on this kernel.
+func seccompProfile() (*specs.LinuxSeccomp, error) {
+	profile, err := seccomp.GetDefaultProfile(&specs.Spec{Process: &specs.Process{Capabilities: &specs.LinuxCapabilities{}}})
+	if err != nil {
+		return nil, fmt.Errorf("default seccomp profile for this kernel: %w", err)
+	}
+	return profile, nil
+}
