@@ -1,0 +1,214 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os/exec"
+	"strings"
+	"time"
+)
+
+const namespace = "sanfran-bench"
+
+// environment is the cluster with what the cases need in it: the function
+// hello on the virtual node and the same answer from an ordinary pod.
+type environment struct {
+	image string
+	load  time.Duration
+	// Base URLs as reached from inside a node.
+	gateway         string
+	function        string // the function pod's address
+	functionService string // its ClusterIP
+	baseline        string // the ordinary pod's address
+	baselineService string
+	// made counts the sets of parked pods, so that each round has names of its own.
+	made int
+}
+
+// kubectl runs kubectl with a manifest on standard input, if there is one.
+func kubectl(ctx context.Context, stdin string, args ...string) (string, error) {
+	cmd := exec.CommandContext(ctx, "kubectl", args...)
+	if stdin != "" {
+		cmd.Stdin = strings.NewReader(stdin)
+	}
+	var stdout, stderr bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	if err := cmd.Run(); err != nil {
+		return "", fmt.Errorf("kubectl %s: %w: %s", strings.Join(args, " "), err, strings.TrimSpace(stderr.String()))
+	}
+	return stdout.String(), nil
+}
+
+const helloCode = "module.exports = (req, res) => { res.send(`Hello ${req.query.name || 'World'}`) }"
+
+// baselineCode is what the function is compared with: Node.js and nothing else.
+const baselineCode = `
+const http = require('node:http');
+http.createServer((req, res) => {
+  const name = new URL(req.url, 'http://x').searchParams.get('name');
+  res.setHeader('Content-Type', 'text/html; charset=utf-8');
+  res.end('Hello ' + (name || 'World'));
+}).listen(8080);
+`
+
+// setUp makes the namespace with the function and the baseline, and waits
+// until both answer.
+func setUp(ctx context.Context, image string) (*environment, error) {
+	env := &environment{image: image}
+	if err := env.tearDown(); err != nil {
+		return nil, err
+	}
+	root := "/usr/share/sanfran/rootfs/node24"
+	library := root + "/lib/x86_64-linux-gnu:" + root + "/usr/lib/x86_64-linux-gnu"
+	manifest := fmt.Sprintf(`
+apiVersion: v1
+kind: Namespace
+metadata: {name: %[1]s}
+---
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: hello, namespace: %[1]s}
+data:
+  index.js: %[2]q
+---
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: baseline, namespace: %[1]s}
+data:
+  server.js: %[3]q
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: baseline, namespace: %[1]s, labels: {app: baseline}}
+spec:
+  terminationGracePeriodSeconds: 0
+  containers:
+    - name: baseline
+      image: %[4]s
+      command: [%[5]s/lib64/ld-linux-x86-64.so.2, --library-path, "%[6]s", %[5]s/usr/local/bin/node, /code/server.js]
+      volumeMounts: [{name: code, mountPath: /code}]
+  volumes: [{name: code, configMap: {name: baseline}}]
+---
+apiVersion: v1
+kind: Service
+metadata: {name: baseline, namespace: %[1]s}
+spec: {selector: {app: baseline}, ports: [{port: 80, targetPort: 8080}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: hello, namespace: %[1]s}
+spec: {selector: {app: hello}, ports: [{port: 80, targetPort: 8080}]}
+---
+%[7]s`, namespace, helloCode, baselineCode, image, root, library, functionPod("hello", "hello", "10m"))
+	if _, err := kubectl(ctx, manifest, "apply", "-f", "-"); err != nil {
+		return nil, err
+	}
+	if _, err := kubectl(ctx, "", "wait", "-n", namespace, "--for=condition=Ready", "pod/baseline", "pod/hello", "--timeout=90s"); err != nil {
+		return nil, err
+	}
+	for target, query := range map[*string][]string{
+		&env.function:        {"pod", "hello", "-n", namespace, "-o", "jsonpath=http://{.status.podIP}:8080"},
+		&env.baseline:        {"pod", "baseline", "-n", namespace, "-o", "jsonpath=http://{.status.podIP}:8080"},
+		&env.functionService: {"service", "hello", "-n", namespace, "-o", "jsonpath=http://{.spec.clusterIP}"},
+		&env.baselineService: {"service", "baseline", "-n", namespace, "-o", "jsonpath=http://{.spec.clusterIP}"},
+		&env.gateway:         {"pods", "-A", "-l", "app.kubernetes.io/name=sanfran,app.kubernetes.io/component=gateway", "-o", "jsonpath=http://{.items[0].status.podIP}:8080"},
+	} {
+		out, err := kubectl(ctx, "", append([]string{"get"}, query...)...)
+		if err != nil {
+			return nil, err
+		}
+		*target = out
+	}
+	for _, url := range []string{env.function, env.baseline, env.functionService, env.baselineService, env.at("hello")} {
+		if err := answers(ctx, url); err != nil {
+			return nil, err
+		}
+	}
+	return env, nil
+}
+
+// answers waits until a URL answers: a Service's rules follow its endpoints.
+func answers(ctx context.Context, url string) error {
+	client := newClient(1)
+	defer client.CloseIdleConnections()
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	for {
+		_, err := once(ctx, client, url)
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("no answer within 30 s: %w", err)
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
+}
+
+// at is a function's URL at the gateway.
+func (e *environment) at(function string) string {
+	return fmt.Sprintf("%s/ns/%s/fn/%s?name=Vik", e.gateway, namespace, function)
+}
+
+// functionPod is the manifest of a function pod.
+func functionPod(name, function, idleTimeout string) string {
+	return fmt.Sprintf(`
+apiVersion: v1
+kind: Pod
+metadata:
+  name: %s
+  namespace: %s
+  labels: {app: %[3]s, sanfran.dev/function: %[3]s}
+  annotations: {sanfran.dev/idle-timeout: %[4]s}
+spec:
+  nodeSelector: {kubernetes.io/hostname: sanfran}
+  automountServiceAccountToken: false
+  terminationGracePeriodSeconds: 1
+  containers:
+    - name: function
+      image: sanfran/node:24
+      ports: [{containerPort: 8080}]
+      volumeMounts: [{name: code, mountPath: /function}]
+  volumes: [{name: code, configMap: {name: hello}}]
+---`, name, namespace, function, idleTimeout)
+}
+
+// parkedFunctions makes n functions that have never been called. Their
+// revision is one that the function hello has proved to load, so that they
+// begin parked.
+func (e *environment) parkedFunctions(ctx context.Context, n int) (urls []string, remove func() error, err error) {
+	e.made++
+	set := fmt.Sprintf("cold-%d", e.made)
+	var manifest strings.Builder
+	for i := range n {
+		name := fmt.Sprintf("%s-%d", set, i)
+		manifest.WriteString(functionPod(name, name, "10m"))
+		urls = append(urls, e.at(name))
+	}
+	names := make([]string, n)
+	for i := range names {
+		names[i] = fmt.Sprintf("pod/%s-%d", set, i)
+	}
+	remove = func() error {
+		_, err := kubectl(context.WithoutCancel(ctx), "", append([]string{"delete", "-n", namespace}, names...)...)
+		return err
+	}
+	if _, err := kubectl(ctx, manifest.String(), "apply", "-f", "-"); err != nil {
+		return nil, nil, errors.Join(err, remove())
+	}
+	if _, err := kubectl(ctx, "", append([]string{"wait", "-n", namespace, "--for=condition=Ready", "--timeout=120s"}, names...)...); err != nil {
+		return nil, nil, errors.Join(err, remove())
+	}
+	return urls, remove, nil
+}
+
+// tearDown removes the namespace and waits until it is gone.
+func (e *environment) tearDown() error {
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	defer cancel()
+	_, err := kubectl(ctx, "", "delete", "namespace", namespace, "--ignore-not-found")
+	return err
+}

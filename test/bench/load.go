@@ -1,0 +1,89 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"slices"
+	"sync"
+	"time"
+)
+
+// newClient returns a client that keeps up to connections open.
+func newClient(connections int) *http.Client {
+	return &http.Client{
+		Timeout:   30 * time.Second,
+		Transport: &http.Transport{MaxIdleConnsPerHost: connections, MaxConnsPerHost: connections, DisableCompression: true},
+	}
+}
+
+// once sends a GET and reads the answer; any status but 200 is an error.
+func once(ctx context.Context, client *http.Client, url string) (time.Duration, error) {
+	r, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return 0, err
+	}
+	start := time.Now()
+	res, err := client.Do(r)
+	if err != nil {
+		return 0, err
+	}
+	body, err := io.ReadAll(res.Body)
+	took := time.Since(start)
+	if err = errors.Join(err, res.Body.Close()); err != nil {
+		return 0, err
+	}
+	if res.StatusCode != http.StatusOK {
+		return 0, fmt.Errorf("GET %s: %s: %.200s", url, res.Status, body)
+	}
+	return took, nil
+}
+
+// throughput keeps as many requests in flight as there are connections, for a
+// while, and returns every request's latency. The first error ends it.
+func throughput(ctx context.Context, url string, connections int, lasts time.Duration) ([]time.Duration, error) {
+	client := newClient(connections)
+	defer client.CloseIdleConnections()
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	end := time.Now().Add(lasts)
+	var (
+		wg  sync.WaitGroup
+		mu  sync.Mutex
+		all []time.Duration
+	)
+	for range connections {
+		wg.Go(func() {
+			var own []time.Duration
+			for time.Now().Before(end) && ctx.Err() == nil {
+				took, err := once(ctx, client, url)
+				if err != nil {
+					cancel(err)
+					return
+				}
+				own = append(own, took)
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			all = append(all, own...)
+		})
+	}
+	wg.Wait()
+	if err := context.Cause(ctx); err != nil {
+		return nil, err
+	}
+	return all, nil
+}
+
+// percentile returns the latency that p (0 to 1) of the requests do not
+// exceed, in milliseconds.
+func percentile(latencies []time.Duration, p float64) float64 {
+	if len(latencies) == 0 {
+		return 0
+	}
+	sorted := slices.Sorted(slices.Values(latencies))
+	at := min(int(float64(len(sorted))*p), len(sorted)-1)
+	return float64(sorted[at].Nanoseconds()) / 1e6
+}

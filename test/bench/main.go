@@ -1,0 +1,75 @@
+// Command bench measures SanFran on a running cluster beside what it is
+// compared with, in the same run, and writes the figures as JSON and as a
+// Markdown table. It asserts nothing: bars are in ARCHITECTURE.md, and a
+// person reads both.
+//
+// It is started by test/bench/run.sh, inside the network of a node, where the
+// gateway, Services and pods are reached as clients in the cluster reach them.
+// A measurement is a [Case]; add one to the list in cases.go.
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+	"time"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := run(ctx, os.Args[1:]); err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		stop()
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context, args []string) (err error) {
+	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
+	var (
+		only   = flags.String("case", "", "run only the cases whose name holds `text`")
+		rounds = flags.Int("rounds", 3, "how often each case is measured; medians are reported")
+		out    = flags.String("out", "docs/bench", "the `folder` that results.json and results.md are written to")
+		long   = flags.Bool("long", false, "run the long cases instead of the others")
+		load   = flags.Duration("load", 5*time.Second, "how long one throughput measurement lasts")
+		image  = flags.String("image", "", "the SanFran `image`, whose Node.js the baseline pod runs")
+	)
+	if err := flags.Parse(args); err != nil {
+		return err
+	}
+	if *image == "" || *rounds < 1 {
+		return fmt.Errorf("--image is needed and --rounds must be at least 1; run test/bench/run.sh, which sets them")
+	}
+	env, err := setUp(ctx, *image)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if e := env.tearDown(); err == nil {
+			err = e
+		}
+	}()
+	env.load = *load
+
+	report := Report{Machine: describeMachine(), Rounds: *rounds}
+	for _, c := range cases {
+		if c.Long != *long || !strings.Contains(c.Name, *only) {
+			continue
+		}
+		fmt.Fprintf(os.Stderr, "bench: %s\n", c.Name)
+		measured, err := c.measure(ctx, env, *rounds)
+		if err != nil {
+			return fmt.Errorf("case %s: %w", c.Name, err)
+		}
+		report.Results = append(report.Results, measured)
+	}
+	if err := report.write(*out); err != nil {
+		return err
+	}
+	return report.markdown(os.Stdout)
+}

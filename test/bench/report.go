@@ -1,0 +1,131 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"math"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"time"
+)
+
+// Figure is one number of a case.
+type Figure struct {
+	Name string `json:"name"`
+	Unit string `json:"unit"` // ms, µs, req/s, ratio, count
+	// Bar is what ARCHITECTURE.md holds it to, in words; empty: it is reported
+	// only.
+	Bar string `json:"bar,omitempty"`
+	// Rounds are the measured values, Median theirs.
+	Rounds []float64 `json:"rounds"`
+	Median float64   `json:"median"`
+}
+
+// Result is a case's figures.
+type Result struct {
+	Case    string   `json:"case"`
+	What    string   `json:"what"`
+	Figures []Figure `json:"figures"`
+}
+
+// Report is one run.
+type Report struct {
+	Machine Machine  `json:"machine"`
+	Rounds  int      `json:"rounds"`
+	Results []Result `json:"results"`
+}
+
+// Machine describes where the figures were measured.
+type Machine struct {
+	Date   string `json:"date"`
+	Cores  int    `json:"cores"`
+	CPU    string `json:"cpu"`
+	Kernel string `json:"kernel"`
+	Go     string `json:"go"`
+}
+
+func describeMachine() Machine {
+	m := Machine{Date: time.Now().UTC().Format(time.DateOnly), Cores: runtime.NumCPU(), Go: runtime.Version(), CPU: "unknown", Kernel: "unknown"}
+	if data, err := os.ReadFile("/proc/sys/kernel/osrelease"); err == nil {
+		m.Kernel = strings.TrimSpace(string(data))
+	}
+	if data, err := os.ReadFile("/proc/cpuinfo"); err == nil {
+		for line := range strings.Lines(string(data)) {
+			if key, value, ok := strings.Cut(line, ":"); ok && strings.TrimSpace(key) == "model name" {
+				m.CPU = strings.TrimSpace(value)
+				break
+			}
+		}
+	}
+	return m
+}
+
+// median is the middle of the values, the mean of the middle two if their
+// number is even. It is NaN for none.
+func median(values []float64) float64 {
+	if len(values) == 0 {
+		return math.NaN()
+	}
+	sorted := slices.Sorted(slices.Values(values))
+	middle := len(sorted) / 2
+	if len(sorted)%2 == 1 {
+		return sorted[middle]
+	}
+	return (sorted[middle-1] + sorted[middle]) / 2
+}
+
+// write puts results.json and results.md into a folder.
+func (r Report) write(dir string) error {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	data, err := json.MarshalIndent(r, "", "  ")
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(filepath.Join(dir, "results.json"), append(data, '\n'), 0o644); err != nil {
+		return err
+	}
+	var table strings.Builder
+	if err := r.markdown(&table); err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(dir, "results.md"), []byte(table.String()), 0o644)
+}
+
+// markdown prints the report as a table.
+func (r Report) markdown(w io.Writer) error {
+	var b strings.Builder
+	fmt.Fprintf(&b, "# Measured %s\n\n%d cores (%s), Linux %s, %s; medians of %d rounds, everything of a case in the same run.\n\n", r.Machine.Date, r.Machine.Cores, r.Machine.CPU, r.Machine.Kernel, r.Machine.Go, r.Rounds)
+	b.WriteString("| case | figure | median | rounds | bar |\n|---|---|---|---|---|\n")
+	for _, result := range r.Results {
+		for i, f := range result.Figures {
+			name := ""
+			if i == 0 {
+				name = result.What
+			}
+			rounds := make([]string, len(f.Rounds))
+			for i, value := range f.Rounds {
+				rounds[i] = format(value)
+			}
+			fmt.Fprintf(&b, "| %s | %s | %s %s | %s | %s |\n", name, f.Name, format(f.Median), f.Unit, strings.Join(rounds, ", "), f.Bar)
+		}
+	}
+	_, err := io.WriteString(w, b.String())
+	return err
+}
+
+func format(value float64) string {
+	switch {
+	case value >= 100:
+		return fmt.Sprintf("%.0f", value)
+	case value >= 10:
+		return fmt.Sprintf("%.1f", value)
+	default:
+		return fmt.Sprintf("%.2f", value)
+	}
+}
