@@ -94,7 +94,8 @@ func lookupProgram(cidr netip.Prefix, assigned, sockets *ebpf.Map) *ebpf.Program
 		asm.LoadMem(asm.R1, asm.R6, offProtocol, asm.Word),
 		asm.JNE.Imm(asm.R1, unix.IPPROTO_TCP, "drop"),
 		// The key: ::ffff:address, bucket 0.
-		asm.StoreImm(asm.RFP, stackAddr, 0, asm.DWord),
+		asm.StoreImm(asm.RFP, stackAddr, 0, asm.Word),
+		asm.StoreImm(asm.RFP, stackAddr+4, 0, asm.Word),
 		asm.StoreImm(asm.RFP, stackAddr+8, int64(int32(mapped)), asm.Word),
 		asm.StoreMem(asm.RFP, stackAddr+12, asm.R7, asm.Word),
 		asm.StoreImm(asm.RFP, stackBucket, 0, asm.Word),
@@ -104,7 +105,8 @@ func lookupProgram(cidr netip.Prefix, assigned, sockets *ebpf.Map) *ebpf.Program
 	add(lookup(sockets)...)
 	add(asm.JNE.Imm(asm.R0, 0, "assign"),
 		// No container here: the agent's listener, under the zero key.
-		asm.StoreImm(asm.RFP, stackAddr+8, 0, asm.DWord))
+		asm.StoreImm(asm.RFP, stackAddr+8, 0, asm.Word),
+		asm.StoreImm(asm.RFP, stackAddr+12, 0, asm.Word))
 	add(lookup(sockets)...)
 	add(asm.JEq.Imm(asm.R0, 0, "drop"))
 
