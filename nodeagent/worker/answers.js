@@ -1,0 +1,70 @@
+'use strict'
+
+// What the worker itself answers, and what it writes into the function's log.
+
+const http = require('node:http')
+const { inspect } = require('node:util')
+
+const { writeOwnHead } = require('./headers.js')
+
+const { stringify } = JSON
+const { stderr } = process
+const writeLog = stderr.write.bind(stderr)
+
+/** Writes an error with its stack, causes and properties into the log. */
+function logError(error) {
+  let text
+  try {
+    text = inspect(error)
+  } catch {
+    text = 'an error that cannot be shown: inspecting it throws'
+  }
+  writeLog(text + '\n')
+}
+
+/** Refuses a request that is not for this container's lease: no function code saw it. */
+function refuse(res, nonce) {
+  writeOwnHead(res, 421, { 'Sanfran-Refused': nonce, 'Content-Length': 0 })
+  res.end()
+}
+
+/**
+ * Answers with an error in SanFran's form:
+ * {"error": {"code": …, "message": …, "requestId": …}}, the last if the request
+ * has an X-Request-Id.
+ */
+function answerError(req, res, status, code, message) {
+  const requestId = req.headers['x-request-id']
+  const body = Buffer.from(stringify({ error: { code, message, requestId } }))
+  for (const name of res.getHeaderNames()) res.removeHeader(name)
+  res.statusMessage = undefined
+  writeOwnHead(res, status, { 'Content-Type': 'application/json; charset=utf-8', 'Content-Length': body.length })
+  res.end(req.method === 'HEAD' ? undefined : body)
+}
+
+/**
+ * Answers for a function that threw or rejected. An error with a status of its
+ * own (4xx or 5xx, as http-errors makes them) is answered with that status; all
+ * others are 500 and tell the client nothing. From 500 on it is logged. A
+ * response that has begun cannot be mended: its connection is cut, so that the
+ * client sees that it is not whole.
+ */
+function answerFailure(req, res, error) {
+  const own = error?.status ?? error?.statusCode
+  const status = Number.isInteger(own) && own >= 400 && own <= 599 ? own : 500
+  if (status >= 500) logError(error)
+  if (res.writableEnded) return
+  if (res.headersSent) {
+    res.destroy()
+    return
+  }
+  if (status >= 500) {
+    answerError(req, res, status, 'FunctionError', 'the function failed; its log has the error')
+  } else {
+    answerError(req, res, status, codeOf(status), error.expose === false ? http.STATUS_CODES[status] : String(error.message))
+  }
+}
+
+const codeOf = (status) => (http.STATUS_CODES[status] ?? `Status ${status}`).replace(/[^A-Za-z0-9]/g, '')
+
+module.exports = { answerError, answerFailure, logError, refuse, writeLog }

@@ -1,0 +1,145 @@
+'use strict'
+
+// Connections are of two kinds. A gateway's comes to the container's own port
+// and must show the lease with every request; it is never closed from here. A
+// direct one was led to this socket by the kernel because it was made to the
+// function pod's own address: it needs no lease, and is treated as any Node.js
+// server treats its clients.
+
+const { canonicalAddress } = require('./lease.js')
+
+const { setInterval, clearInterval } = globalThis
+const now = performance.now.bind(performance)
+
+/** How long a direct connection may idle between requests: Node's own default. */
+const KEEP_ALIVE_MS = 5_000
+/** How long it may take to its first request, as Node's headersTimeout. */
+const FIRST_REQUEST_MS = 60_000
+const SWEEP_MS = 1_000
+const DRAIN_SWEEP_MS = 100
+
+// Attaches a Connection to a socket in a private field: nothing that function
+// code can see, and no map to look up.
+class Returns {
+  constructor(object) {
+    return object
+  }
+}
+class Stamp extends Returns {
+  #connection
+  static put(socket, connection) {
+    new Stamp(socket).#connection = connection
+  }
+  static get(socket) {
+    return #connection in socket ? socket.#connection : undefined
+  }
+}
+
+/** What the worker knows of one connection. */
+class Connection {
+  /** Whether it was made to the function pod's address. */
+  direct = false
+  /** Requests in flight on it. */
+  active = 0
+  closed = false
+  idleSince = now()
+  idleLimit = FIRST_REQUEST_MS
+}
+
+/** All connections of one server. */
+class Connections {
+  #activity
+  #podAddress = ''
+  #activated = false
+  #waiting = new Set()
+  #direct = new Map()
+  #sweeper
+  #draining = false
+
+  /** @param {import('./activity.js').Activity} activity is told what begins and ends */
+  constructor(activity) {
+    this.#activity = activity
+  }
+
+  /** Takes in a connection that the server accepted. */
+  add(socket) {
+    const connection = new Connection()
+    Stamp.put(socket, connection)
+    socket.on('close', () => {
+      connection.closed = true
+      this.#waiting.delete(socket)
+      const direct = this.#direct.delete(socket) ? 1 : 0
+      if (connection.active > 0 || direct > 0) this.#activity.change(-connection.active, -direct)
+      connection.active = 0
+    })
+    if (this.#activated) this.#classify(socket, connection)
+    else this.#waiting.add(socket)
+  }
+
+  /** From now on connections to podAddress are direct, also those that stand. */
+  activate(podAddress) {
+    this.#podAddress = podAddress
+    this.#activated = true
+    for (const socket of this.#waiting) this.#classify(socket, Stamp.get(socket))
+    this.#waiting.clear()
+  }
+
+  /** The connection of a request's socket. */
+  of(socket) {
+    return Stamp.get(socket)
+  }
+
+  /** A request has begun on the connection. */
+  begin(connection) {
+    connection.active++
+    this.#activity.change(1, 0)
+  }
+
+  /** A request that had begun is over, however it ended. */
+  end(connection) {
+    if (connection.closed) return // counted when it closed
+    connection.active--
+    if (connection.direct && connection.active === 0) {
+      connection.idleSince = now()
+      connection.idleLimit = KEEP_ALIVE_MS
+    }
+    this.#activity.change(-1, 0)
+  }
+
+  /** Closes direct connections as soon as they are idle, now and from now on. */
+  drain() {
+    this.#draining = true
+    this.#sweepEvery(DRAIN_SWEEP_MS)
+  }
+
+  #classify(socket, connection) {
+    const local = socket.localAddress
+    if (this.#podAddress === '' || local === undefined || canonicalAddress(local) !== this.#podAddress) return
+    connection.direct = true
+    this.#direct.set(socket, connection)
+    this.#activity.change(0, 1)
+    if (this.#sweeper === undefined) this.#sweepEvery(SWEEP_MS)
+  }
+
+  #sweepEvery(ms) {
+    if (this.#sweeper !== undefined) clearInterval(this.#sweeper)
+    this.#sweeper = setInterval(() => this.#sweep(ms), ms)
+    this.#sweeper.unref()
+  }
+
+  // While draining, a connection gets one interval to show a request that was
+  // already on its way.
+  #sweep(interval) {
+    const time = now()
+    for (const [socket, connection] of this.#direct) {
+      const limit = this.#draining ? interval : connection.idleLimit
+      if (connection.active === 0 && time - connection.idleSince >= limit) socket.destroySoon()
+    }
+    if (this.#direct.size === 0 && !this.#draining) {
+      clearInterval(this.#sweeper)
+      this.#sweeper = undefined
+    }
+  }
+}
+
+module.exports = { Connections, KEEP_ALIVE_MS }

@@ -1,0 +1,116 @@
+'use strict'
+
+// What a module exports becomes a handler.
+
+const { types } = require('node:util')
+
+const { answerError, answerFailure } = require('./answers.js')
+const { fetchHandler } = require('./fetch.js')
+const { FunctionRequest } = require('./message.js')
+const { NoHandler } = require('./no-handler.js')
+
+/**
+ * Answers one request.
+ *
+ * @callback Handler
+ * @param {FunctionRequest} req
+ * @param {import('./message.js').FunctionResponse} res
+ * @param {(work: Promise<unknown>) => void} hold keeps the container busy until
+ *   the promise settles, which must not reject
+ * @returns {void}
+ */
+
+/**
+ * The handler that a module's exports are.
+ *
+ * @param {unknown} exported module.exports or a module's namespace
+ * @param {string} file the module, for messages
+ * @returns {Handler}
+ * @throws {NoHandler}
+ */
+function handlerOf(exported, file) {
+  const module = types.isModuleNamespaceObject(exported)
+  if (module || exported?.__esModule === true) {
+    const value = exported.default
+    if (typeof value === 'function' && !isClass(value)) {
+      // A web-standard handler takes the request alone, and a compiled CommonJS
+      // module may be imported as a namespace.
+      return isExpress(value) || value.length >= 2 ? expressHandler(value) : fetchHandler(value, undefined)
+    }
+    if (value !== null && typeof value === 'object' && !types.isModuleNamespaceObject(value)) {
+      return objectHandler(value, file)
+    }
+  }
+  if (typeof exported === 'function' && !isClass(exported)) return expressHandler(exported)
+  if (exported !== null && typeof exported === 'object') return objectHandler(exported, file)
+  throw new NoHandler(file, describe(exported))
+}
+
+function objectHandler(object, file) {
+  if (typeof object.fetch === 'function') return fetchHandler(object.fetch, object)
+  if (typeof object.listen === 'function') throw new NoHandler(file, 'a server (an object with a listen method)')
+  const names = Object.keys(object).filter((name) => typeof object[name] === 'function' && !isClass(object[name]))
+  if (names.length === 0) throw new NoHandler(file, describe(object))
+  return functionsHandler(object, names)
+}
+
+/** Contract 1: one function with Express's request and response. */
+function expressHandler(fn) {
+  // An application reads its bodies itself, and its own last word is "Cannot
+  // GET /".
+  if (isExpress(fn)) return (req, res) => invoke(fn, req, res, undefined)
+  return (req, res) => FunctionRequest.whenBody(req, () => invoke(fn, req, res, req.next))
+}
+
+/** Contract 2: functions chosen by the first segment of the path. */
+function functionsHandler(object, names) {
+  const handlers = new Map(names.map((name) => [name, expressHandler(object[name])]))
+  return (req, res, hold) => {
+    const [, segment, rest] = /^\/([^/?]*)(.*)$/s.exec(req.url) ?? [undefined, '', '']
+    let name
+    try {
+      name = decodeURIComponent(segment)
+    } catch {
+      return answerError(req, res, 400, 'BadRequest', `the path ${req.url} is not properly encoded`)
+    }
+    const handler = handlers.get(name)
+    if (handler === undefined) {
+      return answerError(req, res, 404, 'FunctionNotFound',
+        `no function named "${name}"; there are: ${names.join(', ')}`)
+    }
+    req.baseUrl = `/${segment}`
+    req.url = rest.startsWith('/') ? rest : `/${rest}`
+    handler(req, res, hold)
+  }
+}
+
+function invoke(fn, req, res, next) {
+  let result
+  try {
+    result = next === undefined ? fn(req, res) : fn(req, res, next)
+  } catch (error) {
+    answerFailure(req, res, error)
+    return
+  }
+  if (result !== null && typeof result === 'object' && typeof result.then === 'function') {
+    result.then(undefined, (error) => answerFailure(req, res, error))
+  }
+}
+
+const isClass = (fn) => /^class\b/.test(Function.prototype.toString.call(fn))
+
+/** Whether a function is an Express application or router. */
+const isExpress = (fn) => typeof fn.handle === 'function' && typeof fn.use === 'function'
+
+function describe(value) {
+  if (typeof value === 'function') return 'a class'
+  if (types.isModuleNamespaceObject(value)) {
+    const names = Object.keys(value)
+    return names.length === 0 ? 'nothing' : `only ${names.join(', ')}`
+  }
+  if (value === null || typeof value !== 'object') return `${value === null ? 'null' : typeof value}`
+  const names = Object.keys(value)
+  return names.length === 0 ? 'nothing' : `an object with ${names.slice(0, 5).join(', ')}`
+}
+
+module.exports = { handlerOf }

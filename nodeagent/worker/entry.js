@@ -1,0 +1,78 @@
+'use strict'
+
+// Which file of a bundle is loaded.
+
+const fs = require('node:fs')
+const path = require('node:path')
+
+const { Failure } = require('./failure.js')
+
+const { parse } = JSON
+
+/** The files that are looked for where package.json names none, in this order. */
+const CANDIDATES = [
+  'index.js', 'index.mjs', 'index.cjs', 'index.ts', 'index.mts', 'index.cts',
+  'function.js', 'function.mjs', 'function.cjs', 'function.ts', 'function.mts', 'function.cts',
+]
+
+/** What Node's own resolution adds to a "main" that names no file. */
+const MAIN_SUFFIXES = ['', '.js', '.json', '.node', '/index.js', '/index.json', '/index.node']
+
+/**
+ * Finds the file to load.
+ *
+ * @param {string} entry absolute path of the bundle's folder, or of a file
+ * @returns {{file: string, folder: string, module: boolean}} module: whether it
+ *   is an ES module by its name or its package.json
+ * @throws {Failure} ModuleNotFound, SyntaxError
+ */
+function findEntry(entry) {
+  const stat = fs.statSync(entry, { throwIfNoEntry: false })
+  if (stat === undefined) throw new Failure('ModuleNotFound', `there is no ${entry}`)
+  const folder = stat.isDirectory() ? entry : path.dirname(entry)
+  const manifest = readManifest(folder)
+  const file = stat.isDirectory() ? fileOf(folder, manifest) : entry
+  return { file, folder, module: isModule(file, folder, manifest) }
+}
+
+function fileOf(folder, manifest) {
+  if (typeof manifest?.main === 'string' && manifest.main !== '') {
+    for (const suffix of MAIN_SUFFIXES) {
+      const file = path.resolve(folder, manifest.main) + suffix
+      if (isFile(file)) return file
+    }
+    throw new Failure('ModuleNotFound', `package.json names main "${manifest.main}", which the bundle does not have`)
+  }
+  for (const name of CANDIDATES) {
+    const file = path.join(folder, name)
+    if (isFile(file)) return file
+  }
+  throw new Failure('ModuleNotFound', `the bundle has no entry: neither a "main" in package.json nor any of ${CANDIDATES.join(', ')}`)
+}
+
+function readManifest(folder) {
+  const file = path.join(folder, 'package.json')
+  let text
+  try {
+    text = fs.readFileSync(file, 'utf8')
+  } catch (error) {
+    if (error.code === 'ENOENT') return undefined
+    throw new Failure('LoadError', `package.json cannot be read: ${error.message}`)
+  }
+  try {
+    return parse(text)
+  } catch (error) {
+    throw new Failure('SyntaxError', `package.json: ${error.message.replaceAll('\n', ' ')}`)
+  }
+}
+
+// Of a file without a sign Node itself finds out, by its syntax.
+function isModule(file, folder, manifest) {
+  const extension = path.extname(file)
+  if (extension === '.mjs' || extension === '.mts') return true
+  return path.dirname(file) === folder && manifest?.type === 'module' && (extension === '.js' || extension === '.ts')
+}
+
+const isFile = (file) => fs.statSync(file, { throwIfNoEntry: false })?.isFile() === true
+
+module.exports = { findEntry, CANDIDATES }

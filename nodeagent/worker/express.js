@@ -1,0 +1,53 @@
+'use strict'
+
+// Express's own request and response, and the libraries that it brings.
+
+const { createRequire } = require('node:module')
+const path = require('node:path')
+
+const express = require('express')
+const expressRequire = createRequire(require.resolve('express'))
+
+/**
+ * Settings of requests that came on a direct connection: what a new Express
+ * application has, without the X-Powered-By header.
+ */
+const direct = express()
+direct.disable('x-powered-by')
+
+/**
+ * Settings of requests that came through a gateway. Exactly one proxy is
+ * trusted, the gateway, so a client cannot choose its own address: whatever it
+ * wrote in X-Forwarded-For stands left of what the gateway saw.
+ */
+const proxied = Object.create(direct)
+proxied.settings = Object.assign(Object.create(null), direct.settings)
+proxied.set('trust proxy', 1)
+
+/** Brings the settings that depend on environment and folder up to date. */
+function refresh() {
+  for (const app of [direct, proxied]) {
+    app.set('env', process.env.NODE_ENV || 'development')
+    app.set('views', path.resolve('views'))
+    if (process.env.NODE_ENV === 'production') app.enable('view cache')
+  }
+}
+
+/** Copies the own descriptors of one prototype onto another. */
+function lend(from, to) {
+  for (const key of Reflect.ownKeys(from)) {
+    if (key !== 'constructor') Object.defineProperty(to, key, Object.getOwnPropertyDescriptor(from, key))
+  }
+}
+
+module.exports = {
+  request: express.request,
+  response: express.response,
+  apps: { direct, proxied },
+  lend,
+  refresh,
+  bodyParser: expressRequire('body-parser'),
+  contentType: expressRequire('content-type'),
+  cookie: expressRequire('cookie'),
+  createError: expressRequire('http-errors'),
+}

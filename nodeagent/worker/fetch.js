@@ -1,0 +1,109 @@
+'use strict'
+
+// Contract 3: a handler of the web standard, (request, env, context) => Response.
+
+const { Readable } = require('node:stream')
+
+const { answerFailure, logError } = require('./answers.js')
+const { createError } = require('./express.js')
+
+const { setImmediate } = globalThis
+
+/**
+ * The handler for a function that takes a Request and gives a Response.
+ *
+ * @param {Function} fn called with (request, process.env, {waitUntil})
+ * @param {unknown} receiver its this
+ * @returns {import('./contracts.js').Handler}
+ */
+function fetchHandler(fn, receiver) {
+  return (req, res, hold) => {
+    serve(fn, receiver, req, res, hold).catch((error) => answerFailure(req, res, error))
+  }
+}
+
+async function serve(fn, receiver, req, res, hold) {
+  const abort = new AbortController()
+  res.on('close', () => {
+    if (!res.writableFinished) abort.abort()
+  })
+  const context = {
+    waitUntil(promise) {
+      hold(Promise.resolve(promise).catch(logError))
+    },
+    passThroughOnException() {},
+  }
+  const response = await Reflect.apply(fn, receiver, [requestOf(req, abort.signal), process.env, context])
+  if (!(response instanceof Response)) {
+    throw new TypeError(`a handler (request) => Response gave ${response === null ? 'null' : typeof response}, not a Response` +
+      ' (a handler that uses res must declare both of its parameters: (req, res) => …)')
+  }
+  await send(response, req, res)
+}
+
+function requestOf(req, signal) {
+  const headers = new Headers()
+  for (let i = 0; i < req.rawHeaders.length; i += 2) headers.append(req.rawHeaders[i], req.rawHeaders[i + 1])
+  const { method, headers: { 'content-length': length, 'transfer-encoding': encoding } } = req
+  const hasBody = method !== 'GET' && method !== 'HEAD' && (encoding !== undefined || Number(length) > 0)
+  const path = req.originalUrl.startsWith('/') ? req.originalUrl : '/'
+  try {
+    return new Request(`${req.protocol}://${req.host ?? 'localhost'}${path}`, {
+      method,
+      headers,
+      signal,
+      body: hasBody ? Readable.toWeb(req) : undefined,
+      duplex: 'half',
+    })
+  } catch (error) {
+    throw createError(400, `the request cannot be a Request: ${error.message}`)
+  }
+}
+
+async function send(response, req, res) {
+  res.statusCode = response.status
+  if (response.statusText !== '') res.statusMessage = response.statusText
+  for (const [name, value] of response.headers) {
+    if (name !== 'set-cookie') res.setHeader(name, value)
+  }
+  const cookies = response.headers.getSetCookie()
+  if (cookies.length > 0) res.setHeader('Set-Cookie', cookies)
+
+  if (response.body === null) return void res.end()
+  if (req.method === 'HEAD') {
+    await response.body.cancel()
+    return void res.end()
+  }
+  const reader = response.body.getReader()
+  res.on('close', () => {
+    if (!res.writableFinished) reader.cancel(new Error('the client is gone')).catch(() => {})
+  })
+  // The head goes out with the first bytes when they are there already, or
+  // else before them.
+  let began = false
+  setImmediate(() => {
+    if (!began && !res.headersSent && !res.destroyed) res.flushHeaders()
+  })
+  for (;;) {
+    const { done, value } = await reader.read()
+    began = true
+    if (done || res.destroyed) break
+    if (!res.write(value)) await drained(res)
+  }
+  res.end()
+}
+
+// Resolves when the response takes more, or never will.
+function drained(res) {
+  return new Promise((resolve) => {
+    const done = () => {
+      res.off('drain', done)
+      res.off('close', done)
+      resolve()
+    }
+    res.on('drain', done)
+    res.on('close', done)
+  })
+}
+
+module.exports = { fetchHandler }

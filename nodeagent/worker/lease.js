@@ -1,0 +1,46 @@
+'use strict'
+
+// What activation told this container about the one lease that it serves.
+
+const net = require('node:net')
+
+/**
+ * The lease of this container, unchanged for its whole life.
+ *
+ * @typedef {object} Lease
+ * @property {string} id what Sanfran-Lease must say on a gateway's connection
+ * @property {string} nonce what Sanfran-Refused says when a request is refused
+ * @property {string} podAddress canonical address of the function pod, '' if it has none
+ */
+
+/** Makes the lease that an activate message describes. */
+function leaseOf({ lease, nonce, podAddress }) {
+  if (typeof lease !== 'string' || lease === '') throw new TypeError('activate: "lease" must be a non-empty string')
+  if (typeof nonce !== 'string' || nonce === '') throw new TypeError('activate: "nonce" must be a non-empty string')
+  return { id: lease, nonce, podAddress: podAddress ? canonicalAddress(podAddress) : '' }
+}
+
+/**
+ * The one spelling of an IP address: an IPv4 address that a dual-stack socket
+ * shows as ::ffff:a.b.c.d is that IPv4 address. Text that is no address gives ''.
+ */
+function canonicalAddress(address) {
+  if (net.isIPv4(address)) return address
+  if (!net.isIPv6(address)) return ''
+  const canonical = new net.SocketAddress({ address, family: 'ipv6' }).address
+  const mapped = canonical.startsWith('::ffff:') ? canonical.slice('::ffff:'.length) : ''
+  return net.isIPv4(mapped) ? mapped : canonical
+}
+
+/**
+ * Compares two strings in a time that depends on their lengths alone, so that
+ * nobody can guess a lease character by character.
+ */
+function equalInConstantTime(secret, given) {
+  if (typeof given !== 'string' || given.length !== secret.length) return false
+  let difference = 0
+  for (let i = 0; i < secret.length; i++) difference |= secret.charCodeAt(i) ^ given.charCodeAt(i)
+  return difference === 0
+}
+
+module.exports = { leaseOf, canonicalAddress, equalInConstantTime }

@@ -1,0 +1,91 @@
+'use strict'
+
+// The worker of a SanFran container. It inherits a listening TCP socket (3) and
+// a control socket to the agent (4), makes itself warm, and waits to be told
+// which function to become. README.md has the protocol and the contracts.
+
+const { writeLog } = require('./answers.js')
+const { Control } = require('./control.js')
+const { leaseOf } = require('./lease.js')
+const { load } = require('./load.js')
+const { refresh } = require('./express.js')
+const { FunctionServer } = require('./server.js')
+const { warmUp } = require('./warmup.js')
+
+const LISTENER_FD = 3
+const CONTROL_FD = 4
+
+/** How long after a failure the process ends even if the agent does not read. */
+const FAILED_EXIT_MS = 500
+
+const { setTimeout } = globalThis
+const now = performance.now.bind(performance)
+// Ends the process at once, whatever the function has put in the way.
+const exit = process.reallyExit.bind(process)
+
+const early = [] // messages that came while warming up
+let control
+let server
+let state = 'warming'
+
+control = new Control(CONTROL_FD, {
+  receive: (message) => (state === 'warming' ? early.push(message) : receive(message)),
+  broken(reason) {
+    if (reason !== null) writeLog(`the worker's control protocol is broken: ${reason}\n`)
+    exit(reason === null ? 0 : 1)
+  },
+})
+boot()
+
+async function boot() {
+  await warmUp()
+  server = new FunctionServer(({ inFlight, direct }) => control.send({ type: 'activity', inFlight, direct }))
+  server.http.listen({ fd: LISTENER_FD }, () => {
+    state = 'warm'
+    control.send({ type: 'warm' })
+    for (const message of early.splice(0)) receive(message)
+  })
+}
+
+function receive(message) {
+  if (message.type === 'activate' && state === 'warm') {
+    activate(message)
+  } else if (message.type === 'drain' && (state === 'ready' || state === 'loading')) {
+    state = 'draining'
+    server.drain(message.graceMs).then(() => control.send({ type: 'drained' }))
+  } else if (message.type !== 'drain') {
+    writeLog(`the worker's control protocol is broken: ${message.type} while ${state}\n`)
+    exit(1)
+  }
+}
+
+function activate({ entry, env, loadTimeoutMs, ...rest }) {
+  const began = now()
+  state = 'loading'
+  server.activate(leaseOf(rest))
+  let handler
+  try {
+    handler = load({ entry, env, loadTimeoutMs, died: failed })
+  } catch (failure) {
+    failed(failure)
+    return
+  }
+  if (handler instanceof Promise) handler.then((handler) => ready(handler, began), failed)
+  else ready(handler, began)
+}
+
+function ready(handler, began) {
+  refresh()
+  server.serve(handler)
+  if (state === 'loading') state = 'ready'
+  control.send({ type: 'ready', loadMs: now() - began })
+}
+
+let hasFailed = false
+function failed(failure) {
+  if (hasFailed) return
+  hasFailed = true
+  if (!failure.printed) writeLog(failure.trace + '\n')
+  control.send({ type: 'failed', reason: failure.reason, message: failure.message, stack: failure.trace }, () => exit(1))
+  setTimeout(() => exit(1), FAILED_EXIT_MS)
+}

@@ -1,0 +1,155 @@
+'use strict'
+
+// The real worker as a child process, as an agent starts it: a listening TCP
+// socket as descriptor 3 and a control socket as descriptor 4.
+
+const { spawn } = require('node:child_process')
+const { once } = require('node:events')
+const fs = require('node:fs')
+const http = require('node:http')
+const net = require('node:net')
+const os = require('node:os')
+const path = require('node:path')
+
+const MAIN = path.join(__dirname, '..', 'main.js')
+
+/** A gateway reaches the container at this address, a pod's clients at the other. */
+const NODE_ADDRESS = '127.0.0.1'
+const POD_ADDRESS = '127.0.0.7'
+const LEASE = '0123456789abcdef0123456789abcdef'
+const NONCE = 'fedcba9876543210fedcba9876543210'
+
+class Container {
+  messages = []
+  log = ''
+  port = 0
+  #waiting = []
+
+  /** Starts a worker and waits until it is warm. It ends with the test t. */
+  static async start(t, { host = '0.0.0.0', args = [], env = {}, warm = true } = {}) {
+    const container = new Container()
+    // Held by the parent only until the child has it.
+    const listener = net.createServer()
+    listener.listen({ port: 0, host, backlog: 511 })
+    await once(listener, 'listening')
+    container.port = listener.address().port
+    container.process = spawn(process.execPath, [...args, MAIN], {
+      stdio: ['ignore', 'pipe', 'pipe', listener._handle.fd, 'pipe'],
+      env: { PATH: process.env.PATH, SANFRAN_TEST: 'the environment of the warm worker', ...env },
+    })
+    listener.close()
+    container.#listen()
+    t.after(() => container.stop())
+    if (warm) await container.receive('warm')
+    return container
+  }
+
+  #listen() {
+    const { process: child } = this
+    this.control = child.stdio[4]
+    this.control.on('error', () => {})
+    this.exited = once(child, 'exit').then(([code, signal]) => ({ code, signal }))
+    this.closed = once(child, 'close')
+    for (const stream of [child.stdout, child.stderr]) {
+      stream.setEncoding('utf8')
+      stream.on('data', (text) => (this.log += text))
+    }
+    let partial = ''
+    this.control.setEncoding('utf8')
+    this.control.on('data', (text) => {
+      const lines = (partial + text).split('\n')
+      partial = lines.pop()
+      for (const line of lines) this.messages.push(JSON.parse(line))
+      for (const check of this.#waiting.splice(0)) check()
+    })
+    this.closed.then(() => {
+      for (const check of this.#waiting.splice(0)) check(true)
+    })
+  }
+
+  send(message) {
+    this.control.write(JSON.stringify(message) + '\n')
+  }
+
+  /** The first message of a type, from `from` on, which may match a condition. */
+  receive(type, { from = 0, where = () => true } = {}) {
+    return new Promise((resolve, reject) => {
+      const check = (over) => {
+        const message = this.messages.slice(from).find((m) => m.type === type && where(m))
+        if (message) resolve(message)
+        else if (over) reject(new Error(`the worker ended without "${type}"; it sent ${JSON.stringify(this.messages)} and logged ${this.log}`))
+        else this.#waiting.push(check)
+      }
+      check(this.process.exitCode !== null && this.control.destroyed)
+    })
+  }
+
+  /** Activates a bundle, a map of file names to contents, and returns the answer. */
+  async activate(t, files, { env = {}, loadTimeoutMs = 10_000, podAddress = POD_ADDRESS } = {}) {
+    this.entry = bundle(t, files)
+    this.send({
+      type: 'activate', lease: LEASE, nonce: NONCE, namespace: 'default', function: 'hello', pod: 'hello', revision: 'ab12',
+      entry: this.entry, podAddress, port: 8080, hostname: 'hello', env, loadTimeoutMs,
+    })
+    return Promise.race([this.receive('ready'), this.receive('failed')])
+  }
+
+  /** A request as a gateway sends it. */
+  request(options) {
+    return request({ host: NODE_ADDRESS, port: this.port, ...options, headers: { 'Sanfran-Lease': LEASE, ...options.headers } })
+  }
+
+  /** A request to the pod's address. */
+  direct(options) {
+    return request({ host: POD_ADDRESS, port: this.port, ...options })
+  }
+
+  async stop() {
+    this.process.kill('SIGKILL')
+    await this.closed
+  }
+}
+
+/** Writes files into a folder that is removed after the test. */
+function bundle(t, files) {
+  const folder = fs.realpathSync(fs.mkdtempSync(path.join(os.tmpdir(), 'sanfran-worker-')))
+  t.after(() => fs.rmSync(folder, { recursive: true, force: true }))
+  for (const [name, content] of Object.entries(files)) {
+    fs.mkdirSync(path.dirname(path.join(folder, name)), { recursive: true })
+    fs.writeFileSync(path.join(folder, name), content)
+  }
+  return folder
+}
+
+/** Sends one request and reads the whole answer. */
+function request({ body, signal, ...options }) {
+  return new Promise((resolve, reject) => {
+    const req = http.request({ agent: false, ...options }, async (res) => {
+      try {
+        const chunks = []
+        for await (const chunk of res) chunks.push(chunk)
+        const bytes = Buffer.concat(chunks)
+        resolve({
+          status: res.statusCode, message: res.statusMessage, headers: res.headers, trailers: res.trailers, bytes, text: bytes.toString(),
+          get json() {
+            return JSON.parse(this.text)
+          },
+        })
+      } catch (error) {
+        reject(error)
+      }
+    })
+    req.on('error', reject)
+    req.end(body)
+  })
+}
+
+/** A worker that has loaded the files. */
+async function serving(t, files, options = {}) {
+  const container = await Container.start(t, options)
+  const answer = await container.activate(t, files, options)
+  if (answer.type !== 'ready') throw new Error(`not ready: ${JSON.stringify(answer)}`)
+  return container
+}
+
+module.exports = { Container, serving, request, bundle, LEASE, NONCE, NODE_ADDRESS, POD_ADDRESS }

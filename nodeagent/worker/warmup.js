@@ -1,0 +1,88 @@
+'use strict'
+
+// Before a container is offered, it does once what it will do for its function:
+// load a module, take requests, answer them. Node then has compiled what it
+// needs and loaded what it loads on demand, and the first request of a function
+// finds it all there.
+
+const net = require('node:net')
+const { join } = require('node:path')
+
+const { leaseOf } = require('./lease.js')
+const { load } = require('./load.js')
+const { FunctionServer } = require('./server.js')
+
+/** Requests of the warm-up; beyond some hundreds the first answer gets no faster. */
+const ROUNDS = 40
+
+const REQUESTS = [
+  'GET /text?name=warm HTTP/1.1\r\nHost: warm\r\nAccept: */*\r\n',
+  'GET /text?name=warm HTTP/1.1\r\nHost: warm\r\nAccept: */*\r\nUser-Agent: warm\r\nX-Forwarded-For: 192.0.2.1\r\nX-Forwarded-Proto: https\r\n',
+  'GET /end HTTP/1.1\r\nHost: warm\r\n',
+  'GET /json?name=warm HTTP/1.1\r\nHost: warm\r\nAccept-Encoding: gzip\r\n',
+  'GET /cookie HTTP/1.1\r\nHost: warm\r\nCookie: a=1\r\n',
+  'GET /redirect HTTP/1.1\r\nHost: warm\r\n',
+  'GET /none HTTP/1.1\r\nHost: warm\r\n',
+]
+const BODIES = [
+  ['application/json', '{"a":1}'],
+  ['application/x-www-form-urlencoded', 'a=1'],
+  ['text/plain', 'a'],
+  ['application/octet-stream', 'a'],
+]
+
+const LEASE = { lease: 'warm', nonce: 'cold', podAddress: '127.0.0.1' }
+
+/**
+ * Runs the worker warm. When it resolves, no handle, listener, module or
+ * variable of it is left that a function could find.
+ */
+async function warmUp() {
+  const folder = process.cwd()
+  globalThis.fetch // loaded by Node when first looked at, as are its classes
+  await converse(join(__dirname, 'warm', 'index.js'), ROUNDS)
+  await converse(join(__dirname, 'warm', 'index.mjs'), ROUNDS / 4)
+  process.chdir(folder)
+  for (const file of Object.keys(require.cache)) delete require.cache[file]
+}
+
+async function converse(file, rounds) {
+  const server = new FunctionServer(() => {})
+  server.activate(leaseOf(LEASE))
+  server.serve(await load({ entry: file, env: { ...process.env }, loadTimeoutMs: 10_000, died() {} }))
+
+  const requests = REQUESTS.map((head) => `${head}Sanfran-Lease: ${LEASE.lease}\r\n\r\n`)
+  for (const [type, body] of BODIES) {
+    requests.push(`POST /json HTTP/1.1\r\nHost: warm\r\nSanfran-Lease: ${LEASE.lease}\r\nContent-Type: ${type}\r\n` +
+      `Content-Length: ${body.length}\r\n\r\n${body}`)
+  }
+  requests.push('GET / HTTP/1.1\r\nHost: warm\r\nSanfran-Lease: cold\r\n\r\n')
+
+  // An abstract unix socket is no file, and belongs to the container alone.
+  const acceptor = net.createServer((socket) => server.http.emit('connection', socket))
+  await new Promise((resolve, reject) => acceptor.once('error', reject).listen(`\0sanfran-warm-${process.pid}`, resolve))
+  const client = net.connect(acceptor.address())
+  let answered = 0
+  let refused = 0
+  let wake = () => {}
+  client.on('data', (chunk) => {
+    const text = chunk.toString('latin1')
+    answered += text.split('HTTP/1.1 ').length - 1
+    refused += text.split('Sanfran-Refused: cold').length - 1
+    wake()
+  })
+  for (let round = 1; round <= rounds; round++) {
+    for (const request of requests) {
+      const expected = answered + 1
+      client.write(request)
+      while (answered < expected) await new Promise((resolve) => (wake = resolve))
+    }
+  }
+  // Also a proof that the lease check of this very Node version works.
+  if (refused !== rounds) throw new Error(`the lease check refused ${refused} requests instead of ${rounds}`)
+  const closed = new Promise((resolve) => acceptor.close(resolve))
+  client.destroy()
+  await closed
+}
+
+module.exports = { warmUp }
