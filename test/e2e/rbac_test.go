@@ -1,0 +1,104 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"strings"
+	"testing"
+)
+
+// The identities that SanFran's processes have towards Kubernetes.
+var (
+	asNode         = []string{"--as=system:node:sanfran", "--as-group=system:nodes", "--as-group=system:authenticated"}
+	asControlPlane = serviceAccount("sanfran-control-plane")
+	asAgent        = serviceAccount("sanfran-agent")
+	asGateway      = serviceAccount("sanfran-gateway")
+)
+
+func serviceAccount(name string) []string {
+	return []string{"--as=system:serviceaccount:" + release + ":" + name,
+		"--as-group=system:serviceaccounts", "--as-group=system:serviceaccounts:" + release, "--as-group=system:authenticated"}
+}
+
+// forbidden checks that Kubernetes answers 403.
+func forbidden(t *testing.T, as []string, args ...string) {
+	t.Helper()
+	out, err := run(t, "", "kubectl", append(args, as...)...)
+	if err == nil {
+		t.Errorf("%s may: kubectl %s\n%s", as[0], strings.Join(args, " "), out)
+		return
+	}
+	if !strings.Contains(strings.ToLower(err.Error()), "forbidden") {
+		t.Errorf("kubectl %s %s: %v, want Forbidden", strings.Join(args, " "), as[0], err)
+	}
+}
+
+func allowed(t *testing.T, as []string, args ...string) {
+	t.Helper()
+	if _, err := run(t, "", "kubectl", append(args, as...)...); err != nil {
+		t.Errorf("%s may not: %v", as[0], err)
+	}
+}
+
+// Towards Kubernetes the provider is the node's identity, which reaches what
+// its own pods name and nothing else.
+func TestLeastPrivilege(t *testing.T) {
+	namespace := newNamespace(t)
+	kubectl(t, "create", "secret", "generic", "referenced", "-n", namespace, "--from-literal=key=value")
+	kubectl(t, "create", "secret", "generic", "unreferenced", "-n", namespace, "--from-literal=key=value")
+	kubectl(t, "create", "serviceaccount", "somebody", "-n", namespace)
+	configMap(t, namespace, "hello", "module.exports = (req, res) => res.send(process.env.KEY)")
+	apply(t, namespace, `
+apiVersion: v1
+kind: Pod
+metadata: {name: hello}
+spec:
+  nodeSelector: {kubernetes.io/hostname: sanfran}
+  containers:
+    - name: hello
+      image: sanfran/node:24
+      env: [{name: KEY, valueFrom: {secretKeyRef: {name: referenced, key: key}}}]
+      volumeMounts: [{name: code, mountPath: /function}]
+  volumes: [{name: code, configMap: {name: hello}}]
+`)
+	waitReady(t, namespace, "hello")
+	if _, body := fetch(t, gateway(namespace, "hello", "")); body != "value" {
+		t.Errorf("the function's environment has KEY=%q, want the Secret's value", body)
+	}
+	client(t, namespace) // a pod of somebody else's node
+
+	allowed(t, asNode, "get", "secret", "referenced", "-n", namespace)
+	allowed(t, asNode, "create", "token", "default", "-n", namespace, "--bound-object-kind=Pod", "--bound-object-name=hello")
+	for _, args := range [][]string{
+		{"get", "secret", "unreferenced", "-n", namespace},
+		{"get", "secrets", "-n", namespace},
+		{"get", "secrets", "-A"},
+		{"create", "token", "somebody", "-n", namespace},
+		{"create", "token", "somebody", "-n", namespace, "--bound-object-kind=Pod", "--bound-object-name=hello"},
+		{"create", "token", "default", "-n", namespace, "--bound-object-kind=Pod", "--bound-object-name=client"},
+		{"delete", "pod", "client", "-n", namespace},
+		{"get", "secret", "-n", release, "sanfran-ca"},
+	} {
+		forbidden(t, asNode, args...)
+	}
+	for _, as := range [][]string{asControlPlane, asAgent, asGateway} {
+		for _, args := range [][]string{
+			{"get", "secret", "referenced", "-n", namespace},
+			{"get", "secrets", "-A"},
+			{"create", "token", "somebody", "-n", namespace},
+			{"get", "pods", "-A"},
+			{"delete", "pod", "client", "-n", namespace},
+			{"create", "configmap", "x", "-n", namespace},
+		} {
+			forbidden(t, as, args...)
+		}
+	}
+	for _, as := range [][]string{asAgent, asGateway} {
+		forbidden(t, as, "get", "secret", "sanfran-ca", "-n", release)
+	}
+	// That this identity is the one in use, the node's own object tells: it was
+	// made with a client certificate that the cluster signed for it.
+	if signers := kubectl(t, "get", "csr", "-o", "jsonpath={range .items[*]}{.spec.signerName} {.spec.username} {.status.conditions[0].type}{\"\\n\"}{end}"); !strings.Contains(signers, "kubernetes.io/kube-apiserver-client-kubelet system:serviceaccount:"+release+":sanfran-control-plane Approved") {
+		t.Errorf("no client certificate was signed for the provider:\n%s", signers)
+	}
+}
