@@ -136,16 +136,14 @@ func (r *Runc) oci(log string) *runc.Runc {
 	}
 }
 
-// removeRuntimeState kills what runs in a container and makes the OCI runtime
-// and the kernel's control groups forget it. It returns nil if they never knew.
+// removeRuntimeState kills what runs in a container, removes its control group
+// and makes the OCI runtime forget it. It returns nil if they never knew it.
+//
+// It does by itself what the runtime's `delete --force` would do for a
+// container without hooks: that command costs 15 ms of a processor, and recent
+// runc waits another 100 ms even if the process has long ended. Nor does it
+// work on a container half-made.
 func (r *Runc) removeRuntimeState(ctx context.Context, id string) error {
-	if _, err := os.Lstat(r.state(id)); err == nil {
-		if err := r.oci("").Delete(ctx, id, &runc.DeleteOpts{Force: true}); err != nil {
-			// Its own files may be what is broken. What matters is that
-			// nothing is left, and that is seen to below.
-			r.logger.WarnContext(ctx, "the OCI runtime cannot delete a container; removing it by hand", "container", id, "error", err)
-		}
-	}
 	if err := r.opts.Cgroups.Remove(ctx, id); err != nil {
 		return err
 	}
