@@ -229,3 +229,10 @@ func (p pod) condition(kind string) string {
 	}
 	return ""
 }
+
+// kubectlAfter runs kubectl after a test, when its own context has ended.
+func kubectlAfter(t *testing.T, args ...string) {
+	if out, err := exec.Command("kubectl", args...).CombinedOutput(); err != nil {
+		t.Errorf("kubectl %s: %v\n%s", strings.Join(args, " "), err, out)
+	}
+}
