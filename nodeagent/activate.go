@@ -1,0 +1,149 @@
+package nodeagent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"sanfran.dev/nodeagent/container"
+	"sanfran.dev/nodeagent/workerconn"
+)
+
+type activityReport = workerconn.Activity
+
+// makeReady does an attempt's work: it prepares what the pod mounts, if that
+// is still to be done, and gets a container that has loaded the function, if
+// that is asked for. After an error the returned instance, if any, is to be
+// disposed of.
+func (p *pod) makeReady(ctx context.Context, at *attempt) (*instance, error) {
+	if err := p.prepare(ctx); err != nil || !at.activate {
+		return nil, err
+	}
+	begun := time.Now()
+	for tries := 1; ; tries++ {
+		warm, err := p.acquire(ctx)
+		if err != nil {
+			return nil, err
+		}
+		acquired := time.Now()
+		inst := newInstance(warm, acquired)
+		// From here on the attempt goes to its end even if nobody waits any
+		// more: the container is the pod's, and shows whether the function loads.
+		err = p.load(context.WithoutCancel(ctx), inst)
+		if err == nil {
+			p.agent.metrics.activated(acquired.Sub(begun), time.Since(acquired))
+			return inst, nil
+		}
+		p.agent.metrics.activationFailed()
+		if asFailure(err) != nil || tries == 3 {
+			return inst, err
+		}
+		// The container was of no use before it saw the function, so another
+		// may be.
+		p.agent.log.Warn("a warm container could not be made a pod's", "pod", p.spec.PodUID, "err", err)
+		p.agent.dispose(inst)
+	}
+}
+
+// acquire leases a warm container from the pool. The pool tries until it has
+// one; whoever waits gives up after the same time.
+func (p *pod) acquire(ctx context.Context) (*warmContainer, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, p.agent.cfg.QueueTimeout, errQueueTimeout)
+	defer cancel()
+	warm, err := p.agent.warmers.Acquire(ctx, p.spec.Runtime)
+	if err != nil {
+		return nil, fmt.Errorf("get a warm container of %s: %w", p.spec.Runtime, err)
+	}
+	return warm, nil
+}
+
+// prepare makes the pod's volumes once. Only attempts call it, so never two at
+// once.
+func (p *pod) prepare(ctx context.Context) error {
+	p.mu.Lock()
+	have := p.volumes != nil
+	p.mu.Unlock()
+	if have {
+		return nil
+	}
+	v, err := makeVolumes(ctx, p.agent.bundles, p.dir, p.spec)
+	if err != nil {
+		return err
+	}
+	p.mu.Lock()
+	p.volumes = v
+	p.mu.Unlock()
+	return nil
+}
+
+// load turns an anonymous warm container into the pod's.
+func (p *pod) load(ctx context.Context, inst *instance) error {
+	cfg := p.agent.cfg
+	// The worker keeps to the timeout by itself unless it is stuck in the
+	// function's code; then this one ends it.
+	ctx, cancel := context.WithTimeout(ctx, cfg.LoadTimeout+time.Second)
+	defer cancel()
+	w := inst.warm
+	if err := w.container.SetResources(ctx, p.spec.Resources); err != nil {
+		return fmt.Errorf("set the container's limits: %w", err)
+	}
+	p.mu.Lock()
+	v := p.volumes
+	p.mu.Unlock()
+	if err := v.mountInto(ctx, w.container); errors.Is(err, container.ErrGone) {
+		return err
+	} else if err != nil {
+		return &failure{ReasonVolumeFailed, err.Error()}
+	}
+	_, err := w.conn.Activate(ctx, workerconn.Activation{
+		Lease: inst.lease, Nonce: inst.nonce,
+		Namespace: p.spec.Namespace, Function: p.spec.Function, Pod: p.spec.PodName, Revision: p.spec.Revision,
+		Entry: p.spec.Entry, PodAddress: p.spec.Address.String(), Port: int(p.spec.Port),
+		Hostname: p.spec.hostname(), Env: p.spec.environment(), LoadTimeout: cfg.LoadTimeout,
+	})
+	return loadFailure(w, cfg.LoadTimeout, err)
+}
+
+// environment is the pod's own, never nil: the worker expects an object.
+func (a *Assignment) environment() map[string]string {
+	if a.Env == nil {
+		return map[string]string{}
+	}
+	return a.Env
+}
+
+// loadFailure says what an error of Activate means for the function.
+func loadFailure(w *warmContainer, timeout time.Duration, err error) error {
+	var reported *workerconn.LoadError
+	switch {
+	case err == nil:
+		return nil
+	case errors.As(err, &reported):
+		message := reported.Message
+		if reported.Stack != "" {
+			message += "\n" + firstLines(reported.Stack, 5)
+		}
+		return &failure{reported.Reason, message}
+	case errors.Is(err, context.DeadlineExceeded):
+		return &failure{ReasonLoadTimeout, fmt.Sprintf("the function did not load within %v", timeout)}
+	}
+	// The connection ended. If the container did, it says more.
+	select {
+	case <-w.container.Exited():
+		return exitFailure(w)
+	case <-time.After(exitGrace):
+		return &failure{ReasonExited, err.Error()}
+	}
+}
+
+func firstLines(s string, n int) string {
+	for i, r := range s {
+		if r == '\n' {
+			if n--; n == 0 {
+				return s[:i]
+			}
+		}
+	}
+	return s
+}

@@ -1,0 +1,141 @@
+package nodeagent
+
+import (
+	"errors"
+	"log/slog"
+	"net/netip"
+	"sync"
+
+	"sanfran.dev/router"
+)
+
+// addressBook decides which listener answers for each function pod address on
+// this node: the container of a pod that is active here, else this agent, for
+// pods that are parked here or live elsewhere; else nobody. It is safe for
+// concurrent use. It takes pods' locks; whoever holds one must not call it.
+type addressBook struct {
+	owner Addresses
+	log   *slog.Logger
+
+	mu    sync.RWMutex
+	local map[netip.Addr]*pod
+	// routed are the addresses of the route table, by pod UID.
+	routed map[netip.Addr]string
+}
+
+func newAddressBook(owner Addresses, log *slog.Logger) *addressBook {
+	return &addressBook{owner: owner, log: log, local: map[netip.Addr]*pod{}, routed: map[netip.Addr]string{}}
+}
+
+// lookup returns the pod of this agent that has the address, or nil.
+func (b *addressBook) lookup(addr netip.Addr) *pod {
+	b.mu.RLock()
+	defer b.mu.RUnlock()
+	return b.local[addr]
+}
+
+// claim makes an address that of a pod of this agent. The newest pod wins.
+func (b *addressBook) claim(p *pod) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if err := b.owner.Assign(p.spec.Address); err != nil {
+		return err
+	}
+	b.local[p.spec.Address] = p
+	return nil
+}
+
+// refresh leads a pod's address to where the pod is now. It is called after
+// every change; whatever order the calls come in, the last one sees the truth.
+func (b *addressBook) refresh(p *pod) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	addr := p.spec.Address
+	if b.local[addr] != p {
+		return
+	}
+	p.mu.Lock()
+	current := p.current
+	p.mu.Unlock()
+	var err error
+	if current != nil {
+		err = b.owner.Direct(addr, current.warm.socket.File())
+	} else {
+		err = b.owner.Park(addr)
+	}
+	if err != nil {
+		// The agent's listener answers too, only less directly.
+		b.log.Error("a pod's address is not led to its container", "pod", p.spec.PodUID, "address", addr, "err", err)
+	}
+}
+
+// release gives up a withdrawn pod's address. If routes know it, its pod lives
+// elsewhere by now, and this agent forwards.
+func (b *addressBook) release(p *pod) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	addr := p.spec.Address
+	if b.local[addr] != p {
+		return
+	}
+	delete(b.local, addr)
+	b.settle(addr)
+}
+
+// settle applies what is known of an address that no pod here has. The caller
+// holds mu.
+func (b *addressBook) settle(addr netip.Addr) {
+	if b.local[addr] != nil {
+		return
+	}
+	var err error
+	if _, ok := b.routed[addr]; ok {
+		err = b.owner.Assign(addr)
+	} else {
+		err = b.owner.Remove(addr)
+	}
+	if err != nil {
+		b.log.Error("a function pod's address", "address", addr, "err", err)
+	}
+}
+
+// routesChanged follows the route table.
+func (b *addressBook) routesChanged(change router.Change) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, gone := range change.Removed {
+		// The address may have a new owner already.
+		if b.routed[gone.Address] == gone.UID {
+			delete(b.routed, gone.Address)
+			b.settle(gone.Address)
+		}
+	}
+	for _, pod := range change.Upserted {
+		before, known := b.routed[pod.Address]
+		b.routed[pod.Address] = pod.UID
+		if !known {
+			b.settle(pod.Address)
+		} else if before != pod.UID {
+			b.log.Debug("a function pod's address changed hands", "address", pod.Address, "from", before, "to", pod.UID)
+		}
+	}
+}
+
+// removeStale takes away the addresses of an earlier process that no pod has
+// now. It is called once assignments and routes are known.
+func (b *addressBook) removeStale() error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	assigned, err := b.owner.Assigned()
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, addr := range assigned {
+		_, routed := b.routed[addr]
+		if !routed && b.local[addr] == nil {
+			errs = append(errs, b.owner.Remove(addr))
+		}
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,240 @@
+package nodeagent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"google.golang.org/grpc"
+
+	routesv1 "sanfran.dev/proto/sanfran/routes/v1"
+	"sanfran.dev/router"
+)
+
+// Bounds of the HTTP servers. Both are clients inside the cluster, but also
+// any pod that knows an address.
+const (
+	headerTimeout   = 10 * time.Second
+	idleConnTimeout = 2 * time.Minute
+)
+
+// ErrNotReady wraps every reason why an agent is not ready.
+var ErrNotReady = errors.New("agent not ready")
+
+// Agent is the agent of one node. Make it with New, run it once with Run.
+type Agent struct {
+	cfg  Config
+	log  *slog.Logger
+	conn grpc.ClientConnInterface
+
+	// ctx ends when everything of the agent is to end.
+	ctx    context.Context
+	cancel context.CancelFunc
+	tasks  tasks
+
+	bundles    Bundles
+	warmers    Warmers
+	addresses  *addressBook
+	pods       *pods
+	routes     *router.Table
+	forwarder  *router.Forwarder
+	outbox     *outbox
+	quarantine *quarantine
+	orphans    *orphans
+	metrics    *metrics
+
+	// readiness is why the agent is not ready; nil: it is.
+	readiness atomic.Pointer[error]
+}
+
+// New returns an agent that talks to the control plane over conn. Nothing of
+// the node is touched before Run.
+func New(cfg Config, conn grpc.ClientConnInterface) (*Agent, error) {
+	cfg = cfg.withDefaults()
+	if err := cfg.validate(); err != nil {
+		return nil, err
+	}
+	a := &Agent{
+		cfg: cfg, log: cfg.Log, conn: conn,
+		routes: router.NewTable(), outbox: newOutbox(), quarantine: newQuarantine(cfg.PortRest), orphans: newOrphans(), metrics: newMetrics(),
+	}
+	a.ctx, a.cancel = context.WithCancel(context.Background())
+	a.forwarder = router.NewForwarder(router.ForwarderConfig{Log: cfg.Log})
+	a.pods = newPods(a)
+	a.metrics.watch(a.pods)
+	a.notReady("it is starting")
+	return a, nil
+}
+
+func (a *Agent) notReady(why string) {
+	err := fmt.Errorf("%w: %s", ErrNotReady, why)
+	a.readiness.Store(&err)
+}
+
+// Ready returns why the agent cannot serve, or nil. It can from the first sync
+// with the control plane on, also while that is away later.
+func (a *Agent) Ready(context.Context) error {
+	if err := a.readiness.Load(); err != nil {
+		return *err
+	}
+	return nil
+}
+
+// Metrics serves the agent's metrics in Prometheus' format.
+func (a *Agent) Metrics() http.Handler { return a.metrics.handler() }
+
+// Handler serves /healthz, /readyz and /metrics.
+func (a *Agent) Handler() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
+	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, r *http.Request) {
+		if err := a.Ready(r.Context()); err != nil {
+			http.Error(w, err.Error(), http.StatusServiceUnavailable)
+			return
+		}
+		fmt.Fprintln(w, "ok")
+	})
+	mux.Handle("GET /metrics", a.Metrics())
+	return mux
+}
+
+// changed is called after every change of a pod, without its lock.
+func (a *Agent) changed(p *pod) {
+	a.addresses.refresh(p)
+	a.outbox.add(p)
+}
+
+// Run makes the node ready, serves until ctx ends, and takes everything down
+// again: it leaves nothing on the node. The error says what could not be set
+// up, failed while serving, or was left behind.
+func (a *Agent) Run(ctx context.Context) (err error) {
+	defer a.cancel()
+	node, err := openNode(ctx, a)
+	if err != nil {
+		return fmt.Errorf("agent on %s: %w", a.cfg.NodeName, err)
+	}
+	defer func() {
+		if closeErr := node.close(); closeErr != nil {
+			err = errors.Join(err, fmt.Errorf("agent on %s: clean up: %w", a.cfg.NodeName, closeErr))
+		}
+	}()
+	edge := newControlPlane(a, a.conn)
+	bundles, err := openBundles(a.cfg, edge)
+	if err != nil {
+		return err
+	}
+	defer bundles.Close()
+	a.bundles = bundles
+
+	return a.serve(ctx, edge, node.dataListener, node.podListener)
+}
+
+// serve runs everything above the node until ctx ends or a listener fails.
+func (a *Agent) serve(ctx context.Context, edge *controlPlane, data, pod net.Listener) error {
+	watcher, err := router.NewWatcher(router.WatcherConfig{
+		Client: routesv1.NewRouteServiceClient(a.conn), Table: a.routes, Log: a.log,
+		File: filepath.Join(a.cfg.WorkDir, "routes"), OnChange: a.addresses.routesChanged,
+	})
+	if err != nil {
+		return err
+	}
+	servers := []*http.Server{
+		newServer(http.HandlerFunc(a.serveData), a.log),
+		newServer(http.HandlerFunc(a.serveAddress), a.log),
+		a.orphans.server,
+	}
+	failed := make(chan error, len(servers))
+	var serving, edges sync.WaitGroup
+	for i, listener := range []net.Listener{data, pod, a.orphans} {
+		serving.Go(func() {
+			if err := servers[i].Serve(listener); !errors.Is(err, http.ErrServerClosed) {
+				failed <- fmt.Errorf("serve on %v: %w", listener.Addr(), err)
+			}
+		})
+	}
+	edgeCtx, stopEdge := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopEdge()
+	edges.Go(func() { edge.run(edgeCtx) })
+	edges.Go(func() { _ = watcher.Run(edgeCtx) }) // ends with its context's error only
+	edges.Go(func() { a.becomeReady(edgeCtx, edge, watcher) })
+
+	select {
+	case <-ctx.Done():
+	case err = <-failed:
+	}
+	a.notReady("it is stopping")
+	a.log.Info("the agent stops", "err", err)
+	// Pods serve what has begun; then they go, and the control plane hears of
+	// it while there is a stream.
+	err = errors.Join(err, a.shutdown(servers))
+	serving.Wait()
+	a.pods.close(a.cfg.StopGrace)
+	a.tasks.close()
+	stopEdge()
+	edges.Wait()
+	a.forwarder.Close()
+	a.quarantine.close()
+	return err
+}
+
+func newServer(handler http.Handler, log *slog.Logger) *http.Server {
+	return &http.Server{
+		Handler: handler, ReadHeaderTimeout: headerTimeout, IdleTimeout: idleConnTimeout,
+		ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+	}
+}
+
+// becomeReady waits for what the agent must know before it can serve.
+func (a *Agent) becomeReady(ctx context.Context, edge *controlPlane, watcher *router.Watcher) {
+	for _, known := range []struct {
+		what string
+		done <-chan struct{}
+	}{{"its assignments", edge.synced}, {"the routes", watcher.Ready()}} {
+		a.notReady("it waits for the control plane to tell " + known.what)
+		select {
+		case <-known.done:
+		case <-ctx.Done():
+			return
+		}
+	}
+	if err := a.addresses.removeStale(); err != nil {
+		a.log.Error("addresses of pods that are no more", "err", err)
+	}
+	if ctx.Err() == nil {
+		a.readiness.Store(nil)
+		a.log.Info("the agent is ready")
+	}
+}
+
+// shutdown lets requests in flight finish, and cuts off what takes too long.
+func (a *Agent) shutdown(servers []*http.Server) error {
+	ctx, cancel := context.WithTimeout(context.Background(), a.cfg.StopGrace)
+	defer cancel()
+	errs := make([]error, len(servers))
+	var wg sync.WaitGroup
+	for i, s := range servers {
+		wg.Go(func() {
+			if err := s.Shutdown(ctx); err != nil {
+				errs[i] = errors.Join(fmt.Errorf("requests were cut off after %v: %w", a.cfg.StopGrace, err), s.Close())
+			}
+		})
+	}
+	wg.Wait()
+	return errors.Join(errs...)
+}
+
+// clearPods removes the folders of an earlier process's pods.
+func clearPods(cfg Config) error {
+	if err := os.RemoveAll(filepath.Join(cfg.WorkDir, "pods")); err != nil {
+		return fmt.Errorf("remove the folders of an earlier run's pods: %w", err)
+	}
+	return nil
+}

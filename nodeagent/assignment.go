@@ -1,0 +1,156 @@
+package nodeagent
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"net/netip"
+	"path"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"time"
+
+	"sanfran.dev/nodeagent/container"
+)
+
+// Epoch orders the assignments of one pod; the greater one wins.
+type Epoch struct{ Generation, Counter uint64 }
+
+// Compare is negative if e is older than other, zero if it is the same.
+func (e Epoch) Compare(other Epoch) int {
+	return cmp.Or(cmp.Compare(e.Generation, other.Generation), cmp.Compare(e.Counter, other.Counter))
+}
+
+func (e Epoch) String() string { return fmt.Sprintf("%d.%d", e.Generation, e.Counter) }
+
+// Assignment makes this agent the home of a function pod. It is not changed
+// after it was made.
+type Assignment struct {
+	Epoch     Epoch
+	PodUID    string
+	Namespace string
+	PodName   string
+	Function  string
+	Revision  string
+	// Address is the pod's own; Port is the one its function is served on.
+	Address netip.Addr
+	Port    uint16
+	// Runtime names what its containers are made of, e.g. "node24".
+	Runtime string
+	// Entry is the folder of the code inside the container.
+	Entry     string
+	Mounts    []PodMount
+	Env       map[string]string
+	Resources container.Resources
+	// IdleTimeout is how long the pod may be without activity before it is
+	// parked. Zero: it never is.
+	IdleTimeout time.Duration
+	// StartParked is set when another pod has proved the revision to load.
+	StartParked bool
+	Hostname    string
+	DNS         DNS
+}
+
+// PodMount is something bound into the pod's containers. Exactly one of
+// Bundle, Files and EmptyDir is set.
+type PodMount struct {
+	// Path is absolute, inside the container.
+	Path string
+	// Bundle is the digest of code; mounted read-only.
+	Bundle string
+	// Files are small files by relative path; mounted read-only.
+	Files map[string][]byte
+	// EmptyDir names a writable folder that lives as long as the pod is here.
+	EmptyDir string
+}
+
+// DNS is what /etc/resolv.conf says in the pod's containers.
+type DNS struct{ Nameservers, Searches, Options []string }
+
+// ErrAssignment marks an assignment that this agent cannot carry out, whatever
+// it tries.
+var ErrAssignment = errors.New("assignment refused")
+
+// validate checks what would otherwise become a path, a file name or a line of
+// a configuration file.
+func (a *Assignment) validate() error {
+	refuse := func(format string, args ...any) error {
+		return fmt.Errorf("%w: pod %s/%s (%s): %s", ErrAssignment, a.Namespace, a.PodName, a.PodUID, fmt.Sprintf(format, args...))
+	}
+	switch {
+	case !isFileName(a.PodUID):
+		return refuse("the UID %q is no plain word", a.PodUID)
+	case !a.Address.Is4():
+		return refuse("the address %v is not IPv4", a.Address)
+	case a.Port == 0:
+		return refuse("no port")
+	case a.Runtime == "":
+		return refuse("no runtime")
+	case !path.IsAbs(a.Entry):
+		return refuse("the entry %q is not absolute", a.Entry)
+	case a.IdleTimeout < 0:
+		return refuse("the idle timeout %v is negative", a.IdleTimeout)
+	}
+	if err := a.Resources.Validate(); err != nil {
+		return refuse("%v", err)
+	}
+	for _, m := range a.Mounts {
+		if !path.IsAbs(m.Path) || path.Clean(m.Path) != m.Path || m.Path == "/" {
+			return refuse("the mount path %q is not an absolute, clean path other than the root", m.Path)
+		}
+		sources := 0
+		if m.Bundle != "" {
+			sources++
+		}
+		if m.EmptyDir != "" {
+			sources++
+			if !isFileName(m.EmptyDir) {
+				return refuse("the emptyDir name %q is no plain word", m.EmptyDir)
+			}
+		}
+		if m.Files != nil {
+			sources++
+			for name := range m.Files {
+				if !filepath.IsLocal(name) || filepath.Clean(name) != name || name == "." {
+					return refuse("the file %q of the mount at %s is not a clean relative path", name, m.Path)
+				}
+			}
+		}
+		if sources != 1 {
+			return refuse("the mount at %s has %d sources, not one", m.Path, sources)
+		}
+	}
+	for _, line := range [][]string{a.DNS.Nameservers, a.DNS.Searches, a.DNS.Options, {a.Hostname}} {
+		for _, word := range line {
+			if strings.ContainsAny(word, " \t\r\n") {
+				return refuse("the DNS or host name setting %q holds white space", word)
+			}
+		}
+	}
+	return nil
+}
+
+// sameWork reports whether two assignments of a pod ask for the same containers
+// and routes, so that a newer epoch of it changes nothing that runs.
+func (a *Assignment) sameWork(b *Assignment) bool {
+	x, y := *a, *b
+	x.Epoch, y.Epoch = Epoch{}, Epoch{}
+	x.StartParked, y.StartParked = false, false
+	return reflect.DeepEqual(x, y)
+}
+
+// isFileName reports whether a word from outside may become a file name.
+func isFileName(s string) bool {
+	if s == "" || len(s) > 128 || s[0] == '.' {
+		return false
+	}
+	for _, r := range s {
+		switch {
+		case r >= 'a' && r <= 'z', r >= 'A' && r <= 'Z', r >= '0' && r <= '9', r == '-', r == '_', r == '.':
+		default:
+			return false
+		}
+	}
+	return true
+}

@@ -1,0 +1,138 @@
+package nodeagent
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"path/filepath"
+	"strconv"
+	"time"
+)
+
+// Config is what an agent can be told. NodeName, NodeIP, WorkDir and Runtimes
+// are required; every other zero value has a default.
+type Config struct {
+	// NodeName is the Kubernetes node this agent runs on.
+	NodeName string
+	// NodeIP is the node's own IPv4 address: containers' sockets and the
+	// agent's listeners are bound to it.
+	NodeIP netip.Addr
+	// DataPort is where gateways and other agents send requests for this
+	// agent's pods (default 7070). PodPort is where connections to function
+	// pods' addresses are led that no container here answers (default 7071).
+	DataPort, PodPort uint16
+	// PodCIDR is the range of function pods' addresses (default 10.245.0.0/16).
+	PodCIDR netip.Prefix
+	// Runtimes are root filesystems by runtime name, e.g. "node24".
+	Runtimes map[string]string
+	// WorkDir is a folder of the agent's own. Every user must be able to pass
+	// through it and its parents.
+	WorkDir string
+	// PinDir is a folder of the agent's own on a bpffs (default
+	// /sys/fs/bpf/sanfran).
+	PinDir string
+	// Runc is the OCI runtime (default "runc").
+	Runc string
+	// WorkerArgs is the program of a container and its arguments (default:
+	// Node.js running /opt/sanfran/worker/main.js).
+	WorkerArgs []string
+	// CgroupBase is the control group to make those of the containers under;
+	// empty: the agent's own.
+	CgroupBase string
+	// Bridge and ContainerCIDR name the containers' network; empty: the
+	// defaults of package network.
+	Bridge        string
+	ContainerCIDR netip.Prefix
+
+	// PoolTarget is how many warm containers of each runtime to keep until the
+	// control plane says otherwise (default 2).
+	PoolTarget int
+	// Capacity is what this node gives to functions, as the control plane is
+	// told.
+	Capacity Capacity
+
+	// BootTimeout bounds the start of a container until its worker is warm
+	// (default 30 s), LoadTimeout the loading of a function (default 10 s).
+	BootTimeout, LoadTimeout time.Duration
+	// QueueLength is how many requests may wait for one pod to become active
+	// (default 1000), QueueTimeout how long each does (default 30 s).
+	QueueLength  int
+	QueueTimeout time.Duration
+	// DrainGrace is how long requests in flight may go on when a container is
+	// taken out of service by the agent's own decision (default 30 s).
+	DrainGrace time.Duration
+	// StopGrace is how long they may when the agent stops (default 20 s).
+	StopGrace time.Duration
+	// PortRest is how long the port of an ended lease is given to nobody
+	// (default 10 min): longer than any router may believe in the lease.
+	PortRest time.Duration
+
+	// Log is slog.Default() if nil.
+	Log *slog.Logger
+}
+
+// Capacity is a node's share for functions.
+type Capacity struct {
+	MilliCPU, MemoryBytes, Pods int64
+}
+
+func (c Config) withDefaults() Config {
+	setIfZero(&c.DataPort, 7070)
+	setIfZero(&c.PodPort, 7071)
+	setIfZero(&c.PodCIDR, netip.MustParsePrefix("10.245.0.0/16"))
+	setIfZero(&c.PinDir, "/sys/fs/bpf/sanfran")
+	setIfZero(&c.Runc, "runc")
+	setIfZero(&c.PoolTarget, 2)
+	setIfZero(&c.BootTimeout, 30*time.Second)
+	setIfZero(&c.LoadTimeout, 10*time.Second)
+	setIfZero(&c.QueueLength, 1000)
+	setIfZero(&c.QueueTimeout, 30*time.Second)
+	setIfZero(&c.DrainGrace, 30*time.Second)
+	setIfZero(&c.StopGrace, 20*time.Second)
+	setIfZero(&c.PortRest, 10*time.Minute)
+	if c.WorkerArgs == nil {
+		c.WorkerArgs = []string{"/usr/local/bin/node", "/opt/sanfran/worker/main.js"}
+	}
+	if c.Log == nil {
+		c.Log = slog.Default()
+	}
+	return c
+}
+
+func setIfZero[T comparable](field *T, value T) {
+	var zero T
+	if *field == zero {
+		*field = value
+	}
+}
+
+func (c Config) validate() error {
+	switch {
+	case c.NodeName == "":
+		return errors.New("agent: no node name")
+	case !c.NodeIP.Is4() || c.NodeIP.IsUnspecified():
+		return fmt.Errorf("agent: node IP %v: give the node's own IPv4 address", c.NodeIP)
+	case !filepath.IsAbs(c.WorkDir):
+		return fmt.Errorf("agent: work directory %q: give an absolute path", c.WorkDir)
+	case len(c.Runtimes) == 0:
+		return errors.New("agent: no runtime: give at least one name and root filesystem")
+	case c.DataPort == c.PodPort:
+		return fmt.Errorf("agent: data port and pod port are both %d; give two", c.DataPort)
+	}
+	for name, root := range c.Runtimes {
+		if name == "" || !filepath.IsAbs(root) {
+			return fmt.Errorf("agent: runtime %q: root filesystem %q: give a name and an absolute path", name, root)
+		}
+	}
+	return nil
+}
+
+// dataAddress is host:port of the data listener.
+func (c Config) dataAddress() string {
+	return c.NodeIP.String() + ":" + strconv.Itoa(int(c.DataPort))
+}
+
+func (c Config) podAddress() string {
+	return c.NodeIP.String() + ":" + strconv.Itoa(int(c.PodPort))
+}

@@ -1,0 +1,237 @@
+package nodeagent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/netip"
+	"strings"
+	"time"
+
+	"sanfran.dev/router"
+)
+
+// serveData answers the data listener: requests of gateways and of other
+// agents, for pods this agent is home to. Such a request names pod and
+// revision; for any other it is refused in a way that says that no function
+// code saw it.
+func (a *Agent) serveData(w http.ResponseWriter, r *http.Request) {
+	uid, revision := r.Header.Get(router.HeaderPod), r.Header.Get(router.HeaderRevision)
+	p := a.pods.get(uid)
+	if p == nil || p.spec.Revision != revision {
+		refuse(w)
+		return
+	}
+	a.servePod(w, r, p, refuse)
+}
+
+// refuse tells a router that this agent is not home to the pod.
+func refuse(w http.ResponseWriter) {
+	w.Header().Set(router.HeaderRefused, router.AgentNonce)
+	w.WriteHeader(http.StatusMisdirectedRequest)
+}
+
+// serveAddress answers the pod listener: whoever connects to a function pod's
+// address while no container here answers there by itself. Which pod is meant
+// says the address the connection was made to, which the client cannot forge.
+func (a *Agent) serveAddress(w http.ResponseWriter, r *http.Request) {
+	addr := localAddress(r)
+	if p := a.addresses.lookup(addr); p != nil {
+		// The pod is active here in a moment, if it loads: the client's next
+		// connection then reaches the container directly. An upgraded
+		// connection is not to be closed.
+		if r.Header.Get("Upgrade") == "" {
+			w.Header().Set("Connection", "close")
+		}
+		a.servePod(w, r, p, func(w http.ResponseWriter) { a.unavailable(w, r, errWithdrawn) })
+		return
+	}
+	if route := a.routes.Address(addr); route != nil {
+		a.serveRemote(w, r, route)
+		return
+	}
+	w.Header().Set("Connection", "close")
+	router.WriteProblem(w, r, router.Problem{
+		Status: http.StatusServiceUnavailable, Code: "PodUnknown", RetryAfter: time.Second,
+		Message: fmt.Sprintf("no function pod with the address %v is known on this node (yet); try again", addr),
+	})
+}
+
+// localAddress is the address the client connected to.
+func localAddress(r *http.Request) netip.Addr {
+	local, _ := r.Context().Value(http.LocalAddrContextKey).(net.Addr)
+	if local == nil {
+		return netip.Addr{}
+	}
+	addr, err := netip.ParseAddrPort(local.String())
+	if err != nil {
+		return netip.Addr{}
+	}
+	return addr.Addr().Unmap()
+}
+
+// deliveries is how many containers one request is offered to. The first may
+// have been parked or have died in the moment between lease and delivery.
+const deliveries = 3
+
+// servePod brings a request to a pod of this agent. withdrawn answers it if the
+// pod is not here any more.
+func (a *Agent) servePod(w http.ResponseWriter, r *http.Request, p *pod, withdrawn func(http.ResponseWriter)) {
+	a.metrics.requests.Inc()
+	exchange := a.forwarder.Begin(w, r, router.ExchangeOptions{})
+	for range deliveries {
+		inst, err := p.lease(r.Context())
+		if errors.Is(err, errWithdrawn) {
+			withdrawn(w)
+			return
+		}
+		if err != nil {
+			a.unavailable(w, r, err)
+			return
+		}
+		switch outcome := deliver(exchange, inst); outcome {
+		case router.Answered:
+			return
+		case router.NotDelivered:
+			if inst.alive() {
+				// It runs but takes no connection: its queue is full.
+				router.WriteProblem(w, r, router.Problem{
+					Status: http.StatusServiceUnavailable, Code: "FunctionBusy", RetryAfter: time.Second,
+					Message: "the function's container takes no more connections; it needs more replicas or more cpu",
+				})
+				return
+			}
+			p.lost(inst)
+		case router.Refused:
+			// It drains, or is not what it was: no use to anybody any more.
+			p.lost(inst)
+		case router.Spent:
+			router.WriteProblem(w, r, router.Problem{
+				Status: http.StatusServiceUnavailable, Code: "RequestTooLargeToResend", RetryAfter: time.Second,
+				Message: "the function's container was replaced while the request's body was under way; the function did not see it: send it again",
+			})
+			return
+		}
+	}
+	a.unavailable(w, r, errors.New("the containers of the pod went away before they took the request"))
+}
+
+// deliver is one attempt; the instance's use ends with it, also when the
+// forwarder panics to break off an answer.
+func deliver(exchange *router.Exchange, inst *instance) router.Outcome {
+	defer func() { inst.usage.end(time.Now()) }()
+	return exchange.Try(inst.upstream())
+}
+
+// lost takes an instance that gave a request back out of service.
+func (p *pod) lost(i *instance) {
+	p.mu.Lock()
+	out := p.detach(i)
+	if out {
+		p.life.exited(&failure{ReasonExited, "the container refused its own requests or was gone"}, time.Since(i.leasedAt), time.Now())
+		p.scheduleRetry(time.Now())
+	}
+	p.mu.Unlock()
+	if out {
+		i.retire(p.agent.cfg.DrainGrace)
+	}
+}
+
+// serveRemote brings a request to a pod of another agent: to a container of it
+// that is known to serve, else to its home agent.
+func (a *Agent) serveRemote(w http.ResponseWriter, r *http.Request, route *router.Pod) {
+	exchange := a.forwarder.Begin(w, r, router.ExchangeOptions{})
+	for _, instance := range route.Instances {
+		outcome := exchange.Try(router.Upstream{Address: instance.Address, Lease: instance.Lease, Nonce: instance.Nonce})
+		if outcome == router.Answered {
+			return
+		}
+		break // one container is enough to ask; its home agent knows the others
+	}
+	if route.HomeAddress != a.cfg.dataAddress() {
+		outcome := exchange.Try(router.Upstream{Address: route.HomeAddress, Pod: route.UID, Revision: route.Revision, Nonce: router.AgentNonce})
+		if outcome == router.Answered {
+			return
+		}
+	}
+	router.WriteProblem(w, r, router.Problem{
+		Status: http.StatusServiceUnavailable, Code: "PodUnavailable", RetryAfter: time.Second,
+		Message: fmt.Sprintf("pod %s of %s is moving between nodes; try again", route.Name, route.Function),
+	})
+}
+
+// unavailable answers a request that no container could be found for.
+func (a *Agent) unavailable(w http.ResponseWriter, r *http.Request, err error) {
+	a.metrics.refused.WithLabelValues(refusal(err)).Inc()
+	if f := asFailure(err); f != nil {
+		message, _, _ := strings.Cut(f.message, "\n")
+		router.WriteProblem(w, r, router.Problem{Status: http.StatusBadGateway, Code: f.reason, Message: message})
+		return
+	}
+	if r.Context().Err() != nil {
+		w.WriteHeader(499) // the client is gone; seen in metrics only
+		return
+	}
+	problem := router.Problem{Status: http.StatusServiceUnavailable, Code: refusal(err), Message: err.Error(), RetryAfter: time.Second}
+	if errors.Is(err, errQueueFull) || errors.Is(err, errQueueTimeout) {
+		problem.RetryAfter = 5 * time.Second
+	}
+	router.WriteProblem(w, r, problem)
+}
+
+// refusal names an error of pod.lease.
+func refusal(err error) string {
+	switch {
+	case asFailure(err) != nil:
+		return asFailure(err).reason
+	case errors.Is(err, errQueueFull):
+		return "QueueFull"
+	case errors.Is(err, errQueueTimeout):
+		return "QueueTimeout"
+	case errors.Is(err, errWithdrawn):
+		return "PodWithdrawn"
+	case errors.Is(err, context.Canceled):
+		return "ClientGone"
+	default:
+		return "NoContainer"
+	}
+}
+
+// takeOver answers the connections that an ended container left in its
+// socket's queue, of which this agent has a duplicate. On the pod's own address
+// they are requests like any other; on the container's port they are meant for
+// a lease that is no more, and refused in its name.
+func (a *Agent) takeOver(i *instance) {
+	listener, err := net.FileListener(i.warm.socket.File())
+	if err != nil {
+		a.log.Error("the queue of an ended container is not taken over", "err", err)
+		return
+	}
+	defer listener.Close()
+	tcp, ok := listener.(*net.TCPListener)
+	if !ok {
+		return
+	}
+	port := i.warm.socket.Addr()
+	for {
+		// What is queued is there at once; nothing new is led here.
+		if err := tcp.SetDeadline(time.Now().Add(time.Millisecond)); err != nil {
+			return
+		}
+		conn, err := tcp.Accept()
+		if err != nil {
+			return
+		}
+		handler := http.HandlerFunc(a.serveAddress)
+		if local, ok := conn.LocalAddr().(*net.TCPAddr); ok && local.AddrPort() == port {
+			handler = func(w http.ResponseWriter, _ *http.Request) {
+				w.Header().Set("Connection", "close")
+				w.Header().Set(router.HeaderRefused, i.nonce)
+				w.WriteHeader(http.StatusMisdirectedRequest)
+			}
+		}
+		a.orphans.add(conn, handler)
+	}
+}

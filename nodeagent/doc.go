@@ -1,0 +1,33 @@
+// Package nodeagent is the agent of one node: it keeps containers warm, leases
+// them to the function pods it is home to, parks pods that nobody calls, and
+// answers for every function pod address on its node.
+//
+// How a request finds its function here:
+//
+//	gateway ──▶ data listener ─────┐
+//	                               ├─▶ pod.lease ─▶ container's own socket
+//	pod address ─▶ pod listener ───┘      │
+//	                                      └─ parked: take a warm container from
+//	                                         the pool, mount, load, then go on
+//
+// The files, from the inside out:
+//
+//	assignment.go  what the control plane may assign, as values
+//	lifecycle.go   one pod's state: decisions without I/O
+//	usage.go       whether an instance is idle: decisions without I/O
+//	volumes.go     the folders and files a pod mounts
+//	warm.go        a warm container and everything that belongs to it
+//	instance.go    a leased container and how it ends
+//	pod.go         one pod: who waits, what serves it
+//	activate.go    from parked to active
+//	park.go        from active to parked
+//	pods.go        the pods this agent is home to; epochs
+//	addresses.go   which listener answers for which pod address
+//	datapath.go    the two HTTP listeners
+//	controlplane.go the gRPC edge
+//	metrics.go     the Prometheus edge
+//	agent.go       what starts and stops in which order
+//
+// A request never waits for the control plane: everything up to the answer
+// happens in this process and the container (invariant I3).
+package nodeagent

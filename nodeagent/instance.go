@@ -1,0 +1,147 @@
+package nodeagent
+
+import (
+	"context"
+	"crypto/rand"
+	"fmt"
+	"sync"
+	"time"
+
+	"sanfran.dev/router"
+)
+
+// instance is one leased container: the binding of a container to a pod for
+// the container's whole life (invariant I1).
+type instance struct {
+	warm *warmContainer
+	// lease and nonce are random: the first opens the container's door, the
+	// second is what its refusals carry.
+	lease, nonce string
+	leasedAt     time.Time
+	usage        *usage
+
+	stopOnce sync.Once
+	stop     chan struct{}
+	grace    time.Duration
+	// ended is closed when nothing of the container is left.
+	ended chan struct{}
+}
+
+func newInstance(w *warmContainer, now time.Time) *instance {
+	i := &instance{
+		warm: w, lease: rand.Text(), nonce: rand.Text(), leasedAt: now,
+		usage: newUsage(now), stop: make(chan struct{}), ended: make(chan struct{}),
+	}
+	report := func(a activityReport) { i.usage.report(a, time.Now()) }
+	w.onActivity.Store(&report)
+	return i
+}
+
+// address is host:port of the container's own socket.
+func (i *instance) address() string { return i.warm.socket.Addr().String() }
+
+// upstream is where the forwarder sends a request for this instance.
+func (i *instance) upstream() router.Upstream {
+	return router.Upstream{Address: i.address(), Lease: i.lease, Nonce: i.nonce}
+}
+
+// retire makes the instance's supervisor drain and end it. Later calls change
+// nothing.
+func (i *instance) retire(grace time.Duration) {
+	i.stopOnce.Do(func() {
+		i.grace = grace
+		close(i.stop)
+	})
+}
+
+// alive reports whether the container still runs.
+func (i *instance) alive() bool { return i.warm.Alive() }
+
+// cause is why an instance ends.
+type cause int
+
+const (
+	// causeIdle: nobody called the pod.
+	causeIdle cause = iota + 1
+	// causeRetired: the pod is withdrawn or the agent stops.
+	causeRetired
+	// causeExited: the container ended by itself.
+	causeExited
+	// causeBroken: its worker broke the control protocol or closed it.
+	causeBroken
+)
+
+func (c cause) String() string {
+	return [...]string{"", "idle", "retired", "exited", "broken"}[c]
+}
+
+// watch waits for the instance's end. park is asked when the instance has been
+// idle for the timeout, and says whether it is parked now.
+func (i *instance) watch(idleTimeout time.Duration, park func() bool) cause {
+	var timer *time.Timer
+	var due <-chan time.Time
+	if idleTimeout > 0 {
+		timer = time.NewTimer(idleTimeout)
+		defer timer.Stop()
+		due = timer.C
+	}
+	for {
+		select {
+		case <-i.stop:
+			return causeRetired
+		case <-i.warm.container.Exited():
+			return causeExited
+		case <-i.warm.conn.Done():
+			// A worker that exits closes the connection first: what counts is
+			// how it exited.
+			select {
+			case <-i.warm.container.Exited():
+				return causeExited
+			case <-time.After(exitGrace):
+				return causeBroken
+			}
+		case <-due:
+			idle := i.usage.idleFor(time.Now())
+			if idle >= idleTimeout && park() {
+				return causeIdle
+			}
+			// Busy: look again after a whole timeout; whoever becomes idle in
+			// between is found with the rest still to wait.
+			wait := idleTimeout
+			if idle > 0 && idle < idleTimeout {
+				wait -= idle
+			}
+			timer.Reset(wait)
+		}
+	}
+}
+
+// exitGrace is how long after its connection a container may still live
+// before it is held to have broken the protocol rather than to have exited.
+const exitGrace = time.Second
+
+// exitFailure describes a container that ended by itself.
+func (i *instance) exitFailure(c cause) *failure {
+	if c == causeBroken {
+		return &failure{ReasonExited, fmt.Sprintf("the container was ended: %v%s", i.warm.conn.Err(), lastWords(i.warm.output.last()))}
+	}
+	return exitFailure(i.warm)
+}
+
+func exitFailure(w *warmContainer) *failure {
+	status := w.container.ExitStatus()
+	if status.OOMKilled {
+		return &failure{ReasonOutOfMemory, "the container used more memory than its limit; give the pod a larger resources.limits.memory"}
+	}
+	return &failure{ReasonExited, fmt.Sprintf("the container ended by itself (%v)%s", status, lastWords(w.output.last()))}
+}
+
+// drain lets what runs finish. It returns when the worker has nothing left to
+// do, or the grace period is over, or the worker is gone.
+func (i *instance) drain(ctx context.Context, grace time.Duration) error {
+	// The worker gives up by itself after the grace; a second more for it to
+	// say so.
+	ctx, cancel := context.WithTimeoutCause(ctx, grace+time.Second, fmt.Errorf("it did not finish within its grace period of %v", grace))
+	defer cancel()
+	return i.warm.conn.Drain(ctx, grace)
+}

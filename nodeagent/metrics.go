@@ -1,0 +1,86 @@
+package nodeagent
+
+import (
+	"net/http"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+)
+
+// metrics is everything the agent counts, in a registry of its own.
+type metrics struct {
+	registry *prometheus.Registry
+
+	requests    prometheus.Counter
+	refused     *prometheus.CounterVec
+	acquiring   prometheus.Histogram
+	loading     prometheus.Histogram
+	loadsFailed prometheus.Counter
+	ended       *prometheus.CounterVec
+	connected   prometheus.Gauge
+}
+
+// coldBuckets are finest around the few milliseconds an activation should take.
+var coldBuckets = []float64{.0005, .001, .0015, .002, .0025, .003, .004, .006, .008, .012, .02, .05, .1, .25, .5, 1, 2.5, 5, 10, 30}
+
+func newMetrics() *metrics {
+	m := &metrics{
+		registry: prometheus.NewRegistry(),
+		requests: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "sanfran_agent_requests_total", Help: "Requests this agent brought to a pod of its own."}),
+		refused: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "sanfran_agent_requests_unserved_total", Help: "Requests that the agent itself answered, because no container could be had, by reason."}, []string{"reason"}),
+		acquiring: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: "sanfran_agent_activation_acquire_seconds", Help: "Time an activation waited for a warm container.", Buckets: coldBuckets}),
+		loading: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: "sanfran_agent_activation_load_seconds", Help: "Time from a warm container to a loaded function.", Buckets: coldBuckets}),
+		loadsFailed: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "sanfran_agent_activations_failed_total", Help: "Containers in which a function did not load."}),
+		ended: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "sanfran_agent_leases_ended_total", Help: "Leases that ended, by cause."}, []string{"cause"}),
+		connected: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "sanfran_agent_control_plane_connected", Help: "1 while the stream to the control plane stands."}),
+	}
+	m.registry.MustRegister(m.requests, m.refused, m.acquiring, m.loading, m.loadsFailed, m.ended, m.connected,
+		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	return m
+}
+
+func (m *metrics) handler() http.Handler {
+	return promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{})
+}
+
+func (m *metrics) activated(acquire, load time.Duration) {
+	m.acquiring.Observe(acquire.Seconds())
+	m.loading.Observe(load.Seconds())
+}
+
+func (m *metrics) activationFailed() { m.loadsFailed.Inc() }
+
+func (m *metrics) instanceEnded(c cause) { m.ended.WithLabelValues(c.String()).Inc() }
+
+// watch adds what is read when somebody asks.
+func (m *metrics) watch(ps *pods) {
+	m.registry.MustRegister(podCollector{ps})
+}
+
+// podCollector counts pods by state.
+type podCollector struct{ pods *pods }
+
+var podsDesc = prometheus.NewDesc("sanfran_agent_pods", "Function pods this agent is home to, by state.", []string{"state"}, nil)
+
+// Describe implements prometheus.Collector.
+func (podCollector) Describe(ch chan<- *prometheus.Desc) { ch <- podsDesc }
+
+// Collect implements prometheus.Collector.
+func (c podCollector) Collect(ch chan<- prometheus.Metric) {
+	counts := map[State]int{Preparing: 0, Active: 0, Parked: 0, Failed: 0}
+	for _, p := range c.pods.all() {
+		counts[p.status().State]++
+	}
+	for state, n := range counts {
+		ch <- prometheus.MustNewConstMetric(podsDesc, prometheus.GaugeValue, float64(n), state.String())
+	}
+}

@@ -1,0 +1,160 @@
+package nodeagent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"sanfran.dev/nodeagent/bundle"
+	"sanfran.dev/nodeagent/container"
+	"sanfran.dev/nodeagent/network"
+	"sanfran.dev/nodeagent/podaddress"
+	"sanfran.dev/nodeagent/socket"
+)
+
+// cleanupTimeout bounds each step of taking the node's things down.
+const cleanupTimeout = 30 * time.Second
+
+// node is everything the agent sets up on its node.
+type node struct {
+	dataListener, podListener net.Listener
+	// undo takes down what stands, the last first.
+	undo []func(context.Context) error
+}
+
+// openNode sets the node up. The order is what keeps it safe: the rule that
+// confines containers' sockets stands before anything else; what an earlier
+// process left goes before anything new comes; pod addresses lead to a listener
+// that is there; containers come last.
+func openNode(ctx context.Context, a *Agent) (_ *node, err error) {
+	cfg := a.cfg
+	n := &node{}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, n.close())
+		}
+	}()
+
+	sockets, err := socket.NewRange(ctx, socket.Config{NodeIP: cfg.NodeIP, FunctionCIDRs: []netip.Prefix{cfg.PodCIDR}})
+	if err != nil {
+		return nil, err
+	}
+	n.undo = append(n.undo, socket.Remove)
+
+	cgroups, err := container.PrepareCgroups(container.CgroupOptions{Base: cfg.CgroupBase})
+	if err != nil {
+		return nil, err
+	}
+	n.undo = append(n.undo, func(context.Context) error { return cgroups.Close() })
+	runc, err := container.NewRunc(container.RuncOptions{
+		Binary: cfg.Runc, WorkDir: filepath.Join(cfg.WorkDir, "containers"), Cgroups: cgroups, Logger: cfg.Log,
+	})
+	if err != nil {
+		return nil, err
+	}
+	n.undo = append(n.undo, func(context.Context) error { return runc.Close() })
+	if err := runc.Sweep(ctx); err != nil {
+		return nil, err
+	}
+	if err := clearPods(cfg); err != nil {
+		return nil, err
+	}
+
+	networks, err := network.Open(ctx, network.Config{
+		Dir: filepath.Join(cfg.WorkDir, "netns"), Bridge: cfg.Bridge, CIDR: cfg.ContainerCIDR,
+		FunctionCIDRs: []netip.Prefix{cfg.PodCIDR}, DeniedPorts: append([]uint16{cfg.DataPort, cfg.PodPort}, network.DefaultDeniedPorts...),
+		Logger: cfg.Log,
+	})
+	if err != nil {
+		return nil, err
+	}
+	n.undo = append(n.undo, networks.Teardown)
+	if _, err := networks.Sweep(ctx, func(string) bool { return false }); err != nil {
+		return nil, err
+	}
+
+	if n.podListener, err = listen(ctx, cfg.podAddress()); err != nil {
+		return nil, err
+	}
+	n.undo = append(n.undo, func(context.Context) error { return closeListener(n.podListener) })
+	if n.dataListener, err = listen(ctx, cfg.dataAddress()); err != nil {
+		return nil, err
+	}
+	n.undo = append(n.undo, func(context.Context) error { return closeListener(n.dataListener) })
+	owner, err := podaddress.Open(ctx, podaddress.Config{
+		CIDR: cfg.PodCIDR, PinDir: cfg.PinDir, Listener: n.podListener.(syscall.Conn), Source: cfg.NodeIP, Logger: cfg.Log,
+	})
+	if err != nil {
+		return nil, err
+	}
+	n.undo = append(n.undo, owner.Uninstall)
+	a.addresses = newAddressBook(owner, cfg.Log)
+
+	s := &starter{
+		runtime: runc, rootFS: cfg.Runtimes, args: cfg.WorkerArgs, bootTimeout: cfg.BootTimeout,
+		sockets: func(ctx context.Context) (Socket, error) { return sockets.Open(ctx) },
+		namespace: func(ctx context.Context, id string) (string, func() error, error) {
+			ns, err := networks.Create(ctx, id)
+			if err != nil {
+				return "", nil, err
+			}
+			return ns.Path, func() error {
+				ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTimeout)
+				defer cancel()
+				return ns.Close(ctx)
+			}, nil
+		},
+	}
+	store, err := openPool(a, s)
+	if err != nil {
+		return nil, err
+	}
+	n.undo = append(n.undo, store.Close)
+	a.warmers = store
+	return n, nil
+}
+
+// close takes down what stands, in reverse order.
+func (n *node) close() error {
+	var errs []error
+	for i := len(n.undo) - 1; i >= 0; i-- {
+		ctx, cancel := context.WithTimeout(context.Background(), cleanupTimeout)
+		errs = append(errs, n.undo[i](ctx))
+		cancel()
+	}
+	return errors.Join(errs...)
+}
+
+// listen opens a plain TCP listener: the kernel's socket maps refuse multipath
+// TCP, which is Go's default.
+func listen(ctx context.Context, address string) (net.Listener, error) {
+	var config net.ListenConfig
+	config.SetMultipathTCP(false)
+	l, err := config.Listen(ctx, "tcp4", address)
+	if err != nil {
+		return nil, fmt.Errorf("listen on %s (is another agent running on this node?): %w", address, err)
+	}
+	return l, nil
+}
+
+// closeListener closes a listener that its server may have closed already.
+func closeListener(l net.Listener) error {
+	if err := l.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
+		return err
+	}
+	return nil
+}
+
+func openBundles(cfg Config, fetcher bundle.Fetcher) (*bundle.Store, error) {
+	dir := filepath.Join(cfg.WorkDir, "bundles")
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return nil, fmt.Errorf("make the folder of bundles: %w", err)
+	}
+	return bundle.Open(dir, fetcher, bundle.Limits{})
+}

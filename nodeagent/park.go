@@ -1,0 +1,101 @@
+package nodeagent
+
+import (
+	"context"
+	"time"
+)
+
+// supervise starts the goroutine that sees an instance to its end. It reports
+// false when the agent stops and takes no new work. The caller holds mu and the
+// pod is not withdrawn.
+func (p *pod) supervise(i *instance) bool {
+	p.instances[i] = struct{}{}
+	p.work.Add(1)
+	started := p.agent.tasks.start(func() {
+		defer p.work.Done()
+		c := i.watch(p.spec.IdleTimeout, func() bool { return p.park(i) })
+		p.end(i, c)
+	})
+	if !started {
+		delete(p.instances, i)
+		p.work.Done()
+	}
+	return started
+}
+
+// park takes an idle instance out of service. A request that comes later finds
+// the pod parked and gets a fresh container; one that came earlier has begun
+// its use under the same lock, and the instance is not idle.
+func (p *pod) park(i *instance) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.current != i || i.usage.idleFor(time.Now()) < p.spec.IdleTimeout {
+		return false
+	}
+	p.detach(i)
+	p.life.parked()
+	return true
+}
+
+// end brings an instance from service to nothing. The order is what keeps
+// every request served: first new connections to the pod's address lead to the
+// agent, then routers hear that the container is out, then it refuses what
+// still comes to it, and only when it has finished it goes.
+func (p *pod) end(i *instance, c cause) {
+	now := time.Now()
+	if c == causeExited || c == causeBroken {
+		f := i.exitFailure(c)
+		p.mu.Lock()
+		if p.detach(i) {
+			p.life.exited(f, now.Sub(i.leasedAt), now)
+			p.scheduleRetry(now)
+			p.agent.log.Warn("a container ended by itself", "pod", p.spec.PodUID, "name", p.spec.PodName, "reason", f.reason, "message", f.message, "restarts", p.life.restarts)
+		}
+		p.mu.Unlock()
+	}
+	p.agent.changed(p)
+	p.agent.metrics.instanceEnded(c)
+	p.agent.warmers.Drain(i.warm)
+
+	switch c {
+	case causeIdle:
+		p.drain(i, p.agent.cfg.DrainGrace)
+	case causeRetired:
+		p.drain(i, i.grace)
+	}
+	p.agent.dispose(i)
+	p.mu.Lock()
+	delete(p.instances, i)
+	p.mu.Unlock()
+}
+
+func (p *pod) drain(i *instance, grace time.Duration) {
+	if err := i.drain(context.WithoutCancel(p.agent.ctx), grace); err != nil {
+		p.agent.log.Warn("a container did not drain", "pod", p.spec.PodUID, "name", p.spec.PodName, "err", err)
+	}
+}
+
+// dispose destroys a leased container. Connections that were still in its
+// queue are taken over; its port rests until no router can believe in it.
+func (a *Agent) dispose(i *instance) {
+	defer close(i.ended)
+	ctx := context.WithoutCancel(a.ctx)
+	for delay := 100 * time.Millisecond; ; delay *= 2 {
+		err := i.warm.destroy(ctx)
+		if err == nil {
+			break
+		}
+		a.log.Error("a container is not destroyed", "container", i.warm.container.ID(), "err", err)
+		if delay > 2*time.Second {
+			// The port stays withheld for ever: something may still own it.
+			a.log.Error("a container is given up; the next start of the agent removes it", "container", i.warm.container.ID())
+			return
+		}
+		time.Sleep(delay)
+	}
+	a.warmers.Done(i.warm)
+	a.takeOver(i)
+	if err := a.quarantine.put(i.warm.socket); err != nil {
+		a.log.Error("the socket of an ended lease", "err", err)
+	}
+}

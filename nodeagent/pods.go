@@ -1,0 +1,175 @@
+package nodeagent
+
+import (
+	"errors"
+	"fmt"
+	"path/filepath"
+	"sync"
+	"time"
+)
+
+// errStale: a newer assignment of the pod is known.
+var errStale = errors.New("a newer epoch of the pod is known")
+
+// tombstoneAge is how long the epoch of a withdrawn pod is remembered, to
+// refuse an older assignment that comes late.
+const tombstoneAge = 10 * time.Minute
+
+// pods are the pods this agent is home to. It is safe for concurrent use.
+type pods struct {
+	agent *Agent
+
+	mu         sync.RWMutex
+	byUID      map[string]*pod
+	tombstones map[string]tombstone
+	// made counts pods, so that a pod that comes back has a folder of its own.
+	made   int
+	closed bool
+}
+
+type tombstone struct {
+	epoch Epoch
+	until time.Time
+}
+
+func newPods(a *Agent) *pods {
+	return &pods{agent: a, byUID: map[string]*pod{}, tombstones: map[string]tombstone{}}
+}
+
+// get returns the pod of a UID, or nil.
+func (ps *pods) get(uid string) *pod {
+	ps.mu.RLock()
+	defer ps.mu.RUnlock()
+	return ps.byUID[uid]
+}
+
+// all returns every pod.
+func (ps *pods) all() []*pod {
+	ps.mu.RLock()
+	defer ps.mu.RUnlock()
+	all := make([]*pod, 0, len(ps.byUID))
+	for _, p := range ps.byUID {
+		all = append(all, p)
+	}
+	return all
+}
+
+// assign takes an assignment on. A newer epoch of the same work changes nothing
+// that runs; other work replaces the pod. An older epoch is errStale.
+func (ps *pods) assign(a *Assignment) error {
+	if err := a.validate(); err != nil {
+		return err
+	}
+	ps.mu.Lock()
+	defer ps.mu.Unlock()
+	if ps.closed {
+		return errWithdrawn
+	}
+	if t, ok := ps.tombstones[a.PodUID]; ok && a.Epoch.Compare(t.epoch) <= 0 {
+		return fmt.Errorf("%w: pod %s, epoch %v, withdrawn at %v", errStale, a.PodUID, a.Epoch, t.epoch)
+	}
+	old := ps.byUID[a.PodUID]
+	if old != nil {
+		if held := old.status().Epoch; a.Epoch.Compare(held) < 0 {
+			return fmt.Errorf("%w: pod %s, epoch %v, held %v", errStale, a.PodUID, a.Epoch, held)
+		}
+		if old.spec.sameWork(a) {
+			old.renew(a.Epoch)
+			ps.agent.changed(old)
+			return nil
+		}
+	}
+	ps.made++
+	p := &pod{
+		agent: ps.agent, spec: a, epoch: a.Epoch, life: newLifecycle(),
+		dir:       filepath.Join(ps.agent.cfg.WorkDir, "pods", fmt.Sprintf("%s-%d", a.PodUID, ps.made)),
+		instances: map[*instance]struct{}{},
+	}
+	if err := ps.agent.addresses.claim(p); err != nil {
+		return fmt.Errorf("pod %s: %w", a.PodUID, err)
+	}
+	ps.byUID[a.PodUID] = p
+	delete(ps.tombstones, a.PodUID)
+	if old != nil {
+		ps.end(old, ps.agent.cfg.DrainGrace)
+	}
+	p.begin()
+	ps.agent.changed(p)
+	return nil
+}
+
+// withdraw ends an assignment. An older epoch than the one held is errStale;
+// a pod that is not here is errWithdrawn.
+func (ps *pods) withdraw(uid string, e Epoch, grace time.Duration) error {
+	ps.mu.Lock()
+	defer ps.mu.Unlock()
+	p := ps.byUID[uid]
+	if p == nil {
+		ps.bury(uid, e)
+		ps.agent.outbox.gone(status{PodUID: uid, Epoch: e, State: Gone})
+		return fmt.Errorf("%w: %s", errWithdrawn, uid)
+	}
+	if held := p.status().Epoch; e.Compare(held) < 0 {
+		return fmt.Errorf("%w: pod %s, withdrawal of epoch %v, held %v", errStale, uid, e, held)
+	}
+	ps.bury(uid, e)
+	delete(ps.byUID, uid)
+	ps.end(p, grace)
+	return nil
+}
+
+// sync makes the assignments all there are: others are withdrawn. What cannot
+// be taken on is left out and named in the error.
+func (ps *pods) sync(assignments []*Assignment) error {
+	keep := make(map[string]bool, len(assignments))
+	for _, a := range assignments {
+		keep[a.PodUID] = true
+	}
+	var errs []error
+	for _, p := range ps.all() {
+		if s := p.status(); !keep[s.PodUID] {
+			errs = append(errs, ps.withdraw(s.PodUID, s.Epoch, ps.agent.cfg.DrainGrace))
+		}
+	}
+	for _, a := range assignments {
+		errs = append(errs, ps.assign(a))
+	}
+	return errors.Join(errs...)
+}
+
+// bury remembers the epoch of a withdrawn pod. The caller holds mu.
+func (ps *pods) bury(uid string, e Epoch) {
+	now := time.Now()
+	for old, t := range ps.tombstones {
+		if now.After(t.until) {
+			delete(ps.tombstones, old)
+		}
+	}
+	ps.tombstones[uid] = tombstone{epoch: e, until: now.Add(tombstoneAge)}
+}
+
+// end withdraws a pod that is in no map any more and reports when it is gone.
+// The caller holds mu.
+func (ps *pods) end(p *pod, grace time.Duration) {
+	p.withdraw(grace)
+	ps.agent.addresses.release(p)
+	ps.agent.tasks.start(func() {
+		if err := p.gone(); err != nil {
+			ps.agent.log.Error("a withdrawn pod left something behind", "pod", p.spec.PodUID, "err", err)
+		}
+		if ps.get(p.spec.PodUID) == nil {
+			ps.agent.outbox.gone(p.status())
+		}
+	})
+}
+
+// close withdraws every pod; none is taken on any more.
+func (ps *pods) close(grace time.Duration) {
+	ps.mu.Lock()
+	defer ps.mu.Unlock()
+	ps.closed = true
+	for uid, p := range ps.byUID {
+		delete(ps.byUID, uid)
+		ps.end(p, grace)
+	}
+}

@@ -1,0 +1,106 @@
+package nodeagent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+
+	"sanfran.dev/nodeagent/pool"
+)
+
+// stock is one pool of warm containers for each runtime.
+type stock struct {
+	pools map[string]*pool.Pool[*warmContainer]
+}
+
+func openPool(a *Agent, s *starter) (*stock, error) {
+	st := &stock{pools: map[string]*pool.Pool[*warmContainer]{}}
+	for runtime := range a.cfg.Runtimes {
+		p, err := pool.New(pool.Config[*warmContainer]{
+			StartTimeout: a.cfg.BootTimeout, Logger: a.log.With("runtime", runtime),
+			Start: func(ctx context.Context) (*warmContainer, error) {
+				w, err := s.Start(ctx, runtime)
+				if err == nil {
+					st.guard(w)
+				}
+				return w, err
+			},
+			Destroy: func(ctx context.Context, w *warmContainer) error { return w.Destroy(ctx) },
+		})
+		if err != nil {
+			return nil, errors.Join(err, st.Close(context.WithoutCancel(a.ctx)))
+		}
+		st.pools[runtime] = p
+	}
+	// Nothing starts before the map is whole: guard reads it.
+	for _, p := range st.pools {
+		if err := p.SetTarget(a.cfg.PoolTarget); err != nil {
+			return nil, errors.Join(err, st.Close(context.WithoutCancel(a.ctx)))
+		}
+	}
+	return st, nil
+}
+
+// guard tells the pool when a container dies before anybody takes it. Destroy
+// ends the goroutine.
+func (st *stock) guard(w *warmContainer) {
+	w.guards.Go(func() {
+		select {
+		case <-w.container.Exited():
+		case <-w.conn.Done():
+		}
+		st.pools[w.runtime].Lost(w)
+	})
+}
+
+// Acquire implements Warmers.
+func (st *stock) Acquire(ctx context.Context, runtime string) (*warmContainer, error) {
+	p, ok := st.pools[runtime]
+	if !ok {
+		return nil, &failure{ReasonRuntimeUnknown, fmt.Sprintf("this node makes no containers of the runtime %q, only of %v", runtime, slices.Sorted(maps.Keys(st.pools)))}
+	}
+	return p.Acquire(ctx)
+}
+
+// Drain implements Warmers.
+func (st *stock) Drain(w *warmContainer) { _ = st.pools[w.runtime].Drain(w) } // a second call changes nothing
+
+// Done implements Warmers.
+func (st *stock) Done(w *warmContainer) { _ = st.pools[w.runtime].Done(w) }
+
+// SetTarget implements Warmers.
+func (st *stock) SetTarget(runtime string, warm int) error {
+	p, ok := st.pools[runtime]
+	if !ok {
+		return fmt.Errorf("this node makes no containers of the runtime %q", runtime)
+	}
+	return p.SetTarget(warm)
+}
+
+// Status implements Warmers.
+func (st *stock) Status() []PoolStatus {
+	all := make([]PoolStatus, 0, len(st.pools))
+	for _, runtime := range slices.Sorted(maps.Keys(st.pools)) {
+		s := st.pools[runtime].Stats()
+		one := PoolStatus{Runtime: runtime, Warming: s.Warming, Warm: s.Warm, Leased: s.Leased, Draining: s.Draining, StartFailures: int64(s.Failed)}
+		if s.LastFailure != nil {
+			one.LastFailure = s.LastFailure.Error()
+		}
+		all = append(all, one)
+	}
+	return all
+}
+
+// Close destroys what is in store and waits for it. Every leased container is
+// gone by then.
+func (st *stock) Close(ctx context.Context) error {
+	var errs []error
+	for runtime, p := range st.pools {
+		if err := p.Close(ctx); err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", runtime, err))
+		}
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,30 @@
+package nodeagent
+
+import "sync"
+
+// tasks are the goroutines of an agent. They can be waited for while others
+// still want to begin: those are refused.
+type tasks struct {
+	mu      sync.Mutex
+	closed  bool
+	running sync.WaitGroup
+}
+
+// start runs f in a goroutine, unless the tasks are closed.
+func (t *tasks) start(f func()) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.closed {
+		return false
+	}
+	t.running.Go(f)
+	return true
+}
+
+// close refuses further tasks and waits for those that run.
+func (t *tasks) close() {
+	t.mu.Lock()
+	t.closed = true
+	t.mu.Unlock()
+	t.running.Wait()
+}

@@ -1,0 +1,64 @@
+package nodeagent
+
+import (
+	"sync"
+	"time"
+
+	"sanfran.dev/nodeagent/workerconn"
+)
+
+// usage says since when an instance has been idle. Two books are kept: the
+// requests this agent forwards, which it knows by itself, and what the worker
+// reports, which includes requests that came past the agent. It is safe for
+// concurrent use.
+type usage struct {
+	mu     sync.Mutex
+	ours   int
+	worker workerconn.Activity
+	// idleSince is the zero time while something is going on.
+	idleSince time.Time
+}
+
+func newUsage(now time.Time) *usage { return &usage{idleSince: now} }
+
+// begin counts a request that this agent is about to forward.
+func (u *usage) begin() {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.ours++
+	u.idleSince = time.Time{}
+}
+
+// end is the other half of begin.
+func (u *usage) end(now time.Time) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.ours--
+	u.settle(now)
+}
+
+// report takes over what the worker says.
+func (u *usage) report(a workerconn.Activity, now time.Time) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.worker = a
+	// A report that says "idle" tells of activity since the one before.
+	u.idleSince = time.Time{}
+	u.settle(now)
+}
+
+func (u *usage) settle(now time.Time) {
+	if u.ours == 0 && u.worker == (workerconn.Activity{}) {
+		u.idleSince = now
+	}
+}
+
+// idleFor is how long nothing has been going on; negative while something is.
+func (u *usage) idleFor(now time.Time) time.Duration {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.idleSince.IsZero() {
+		return -1
+	}
+	return now.Sub(u.idleSince)
+}

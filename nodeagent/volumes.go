@@ -1,0 +1,175 @@
+package nodeagent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+
+	"sanfran.dev/nodeagent/bundle"
+	"sanfran.dev/nodeagent/container"
+)
+
+// volumes is what a pod mounts into each of its containers. It is made when
+// the pod is assigned, so that no request waits for a download, and lives as
+// long as the pod is here.
+type volumes struct {
+	dir     string
+	bundles []*bundle.Bundle
+	mounts  []container.Mount
+}
+
+// makeVolumes fetches the pod's bundles and writes its files into dir, which
+// must not exist and belongs to the volumes from then on. Its errors are
+// *failure. ctx ends a download.
+func makeVolumes(ctx context.Context, bundles Bundles, dir string, a *Assignment) (_ *volumes, err error) {
+	v := &volumes{dir: dir}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, v.remove())
+		}
+	}()
+	// Nobody but the agent walks through here: containers get binds.
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, &failure{ReasonVolumeFailed, fmt.Sprintf("make the pod's folder: %v", err)}
+	}
+	for i, m := range a.Mounts {
+		if m.Bundle != "" {
+			b, err := bundles.Get(ctx, m.Bundle)
+			if errors.Is(err, bundle.ErrRefused) {
+				return nil, &failure{ReasonBundleRefused, err.Error()}
+			} else if err != nil {
+				return nil, &failure{ReasonBundleFetchFailed, err.Error()}
+			}
+			v.bundles = append(v.bundles, b)
+			v.mounts = append(v.mounts, container.Mount{Source: b.Dir(), Target: m.Path, ReadOnly: true})
+			continue
+		}
+		mount, err := v.writeMount(i, m)
+		if err != nil {
+			return nil, &failure{ReasonVolumeFailed, fmt.Sprintf("the mount at %s: %v", m.Path, err)}
+		}
+		v.mounts = append(v.mounts, mount)
+	}
+	for target, content := range etcFiles(a) {
+		source := filepath.Join(dir, filepath.Base(target))
+		if err := os.WriteFile(source, []byte(content), 0o644); err != nil {
+			return nil, &failure{ReasonVolumeFailed, fmt.Sprintf("write %s: %v", target, err)}
+		}
+		v.mounts = append(v.mounts, container.Mount{Source: source, Target: target, ReadOnly: true})
+	}
+	return v, nil
+}
+
+func (v *volumes) writeMount(i int, m PodMount) (container.Mount, error) {
+	if m.EmptyDir != "" {
+		source := filepath.Join(v.dir, "empty-"+m.EmptyDir)
+		if err := os.Mkdir(source, 0o777); err != nil && !errors.Is(err, fs.ErrExist) {
+			return container.Mount{}, err
+		}
+		return container.Mount{Source: source, Target: m.Path}, os.Chmod(source, 0o777)
+	}
+	source := filepath.Join(v.dir, fmt.Sprintf("files-%d", i))
+	if err := os.Mkdir(source, 0o755); err != nil {
+		return container.Mount{}, err
+	}
+	root, err := os.OpenRoot(source)
+	if err != nil {
+		return container.Mount{}, err
+	}
+	defer root.Close()
+	for name, content := range m.Files {
+		if err := root.MkdirAll(filepath.Dir(name), 0o755); err != nil {
+			return container.Mount{}, err
+		}
+		if err := root.WriteFile(name, content, 0o644); err != nil {
+			return container.Mount{}, err
+		}
+	}
+	return container.Mount{Source: source, Target: m.Path, ReadOnly: true}, nil
+}
+
+// etcFiles are the files of /etc that are the pod's own.
+func etcFiles(a *Assignment) map[string]string {
+	var resolv strings.Builder
+	for _, server := range a.DNS.Nameservers {
+		fmt.Fprintf(&resolv, "nameserver %s\n", server)
+	}
+	if len(a.DNS.Searches) > 0 {
+		fmt.Fprintf(&resolv, "search %s\n", strings.Join(a.DNS.Searches, " "))
+	}
+	if len(a.DNS.Options) > 0 {
+		fmt.Fprintf(&resolv, "options %s\n", strings.Join(a.DNS.Options, " "))
+	}
+	hostname := a.hostname()
+	return map[string]string{
+		"/etc/resolv.conf": resolv.String(),
+		"/etc/hostname":    hostname + "\n",
+		"/etc/hosts":       fmt.Sprintf("127.0.0.1\tlocalhost\n::1\tlocalhost\n%s\t%s\n", a.Address, hostname),
+	}
+}
+
+func (a *Assignment) hostname() string {
+	if a.Hostname != "" {
+		return a.Hostname
+	}
+	return a.PodName
+}
+
+// mountInto binds everything into a container. The agent does it while the
+// container is still nobody's, so nothing in it can race.
+func (v *volumes) mountInto(ctx context.Context, c container.Container) error {
+	for _, m := range v.mounts {
+		if err := c.Mount(ctx, m); err != nil {
+			return err
+		}
+		if !m.ReadOnly {
+			if err := inherit(m.Source); err != nil {
+				return fmt.Errorf("hand the files of %s on: %w", m.Target, err)
+			}
+		}
+	}
+	return nil
+}
+
+// inherit makes everything in an emptyDir the property of whom the folder
+// itself belongs to. Each container runs as a user of its own, and the runtime
+// gives it the folder, but not what the pod's former container left in it. That
+// one may still be draining and change what is there, so nothing here follows a
+// link out of the folder.
+func inherit(dir string) error {
+	info, err := os.Lstat(dir)
+	if err != nil {
+		return err
+	}
+	owner := info.Sys().(*syscall.Stat_t)
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	return fs.WalkDir(root.FS(), ".", func(name string, _ fs.DirEntry, err error) error {
+		if err == nil && name != "." {
+			err = root.Lchown(name, int(owner.Uid), int(owner.Gid))
+		}
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil // deleted meanwhile
+		}
+		return err
+	})
+}
+
+// remove releases the bundles and deletes what was written.
+func (v *volumes) remove() error {
+	for _, b := range v.bundles {
+		b.Release()
+	}
+	if err := os.RemoveAll(v.dir); err != nil {
+		return fmt.Errorf("remove the pod's folder: %w", err)
+	}
+	return nil
+}

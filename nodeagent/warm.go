@@ -1,0 +1,202 @@
+package nodeagent
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"sanfran.dev/nodeagent/container"
+	"sanfran.dev/nodeagent/workerconn"
+)
+
+// warmContainer is a container with a booted worker and everything that
+// belongs to it on this node. It is destroyed once, by whoever owns it.
+type warmContainer struct {
+	runtime   string
+	container container.Container
+	conn      *workerconn.Conn
+	socket    Socket
+	output    *output
+	// closeNamespace gives the network namespace back; nil: there is none.
+	closeNamespace func() error
+	// onActivity is called for the worker's reports; nil until it is leased.
+	onActivity atomic.Pointer[func(workerconn.Activity)]
+	// guards are goroutines that wait for its end.
+	guards sync.WaitGroup
+}
+
+// starter makes warm containers.
+type starter struct {
+	runtime   container.Runtime
+	sockets   func(context.Context) (Socket, error)
+	namespace func(ctx context.Context, id string) (path string, closeNamespace func() error, err error)
+	// rootFS is the root filesystem of each runtime by name.
+	rootFS map[string]string
+	// args is the worker's program and its arguments.
+	args []string
+	// bootTimeout bounds the time from start to warm.
+	bootTimeout time.Duration
+}
+
+// Start makes one container and waits until its worker is warm. After an error
+// nothing of it is left.
+func (s *starter) Start(ctx context.Context, runtime string) (_ *warmContainer, err error) {
+	root, ok := s.rootFS[runtime]
+	if !ok {
+		return nil, &failure{ReasonRuntimeUnknown, fmt.Sprintf("this node has no runtime %q", runtime)}
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, s.bootTimeout, fmt.Errorf("the worker was not warm within %v", s.bootTimeout))
+	defer cancel()
+	id := "sf-" + strings.ToLower(rand.Text()[:16])
+	w := &warmContainer{runtime: runtime}
+	var undo []func() error
+	defer func() {
+		if err == nil {
+			return
+		}
+		err = fmt.Errorf("start a container of %s: %w", runtime, err)
+		for i := len(undo) - 1; i >= 0; i-- {
+			err = errors.Join(err, undo[i]())
+		}
+	}()
+
+	if w.socket, err = s.sockets(ctx); err != nil {
+		return nil, err
+	}
+	undo = append(undo, w.socket.Release)
+	path, closeNamespace, err := s.namespace(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	w.closeNamespace = closeNamespace
+	undo = append(undo, closeNamespace)
+	conn, control, err := workerconn.Pair(w.activity)
+	if err != nil {
+		return nil, err
+	}
+	w.conn = conn
+	undo = append(undo, func() error { conn.Close(); return nil })
+	defer control.Close()
+	if w.output, err = newOutput(); err != nil {
+		return nil, err
+	}
+	undo = append(undo, func() error { w.output.close(); return nil })
+	w.container, err = s.runtime.Start(ctx, container.Config{
+		ID: id, RootFS: root, NetNS: path, Hostname: "sanfran",
+		Listener: w.socket.File(), Control: control, Stdout: w.output.write, Stderr: w.output.write,
+		Args: s.args, Env: []string{"PATH=/usr/local/bin:/usr/bin:/bin", "HOME=/tmp", "NODE_ENV=production"},
+	})
+	if err != nil {
+		return nil, err
+	}
+	// The peer's end must have no copy here, or the end of the worker would
+	// not be the end of the connection.
+	control.Close()
+	w.output.started()
+	undo = append(undo, func() error { return w.container.Destroy(context.WithoutCancel(ctx)) })
+	if err := conn.WaitWarm(ctx); err != nil {
+		return nil, fmt.Errorf("%w%s", err, lastWords(w.output.last()))
+	}
+	return w, nil
+}
+
+// lastWords is the end of a container's output, as a clause.
+func lastWords(output string) string {
+	lines := strings.Split(strings.TrimSpace(output), "\n")
+	if len(lines) == 1 && lines[0] == "" {
+		return ""
+	}
+	return fmt.Sprintf("; its last output: %.1000q", strings.Join(lines[max(0, len(lines)-5):], "\n"))
+}
+
+// activity passes the worker's reports on to whoever leases the container.
+func (w *warmContainer) activity(a workerconn.Activity) {
+	if f := w.onActivity.Load(); f != nil {
+		(*f)(a)
+	}
+}
+
+// Alive reports whether the container can still be leased.
+func (w *warmContainer) Alive() bool {
+	select {
+	case <-w.container.Exited():
+		return false
+	case <-w.conn.Done():
+		return false
+	default:
+		return true
+	}
+}
+
+// Destroy ends a container that was never leased; its port is free at once,
+// because no route ever led to it.
+func (w *warmContainer) Destroy(ctx context.Context) error {
+	return errors.Join(w.destroy(ctx), w.socket.Release())
+}
+
+// destroy removes everything but the socket.
+func (w *warmContainer) destroy(ctx context.Context) error {
+	err := w.container.Destroy(ctx)
+	w.conn.Close()
+	w.guards.Wait()
+	w.output.close()
+	if w.closeNamespace != nil {
+		err = errors.Join(err, w.closeNamespace())
+	}
+	return err
+}
+
+// quarantine withholds the ports of ended leases until no router can still
+// believe that the lease is there (invariant I2). It is safe for concurrent use.
+type quarantine struct {
+	period time.Duration
+
+	mu     sync.Mutex
+	closed bool
+	timers map[*time.Timer]Socket
+}
+
+func newQuarantine(period time.Duration) *quarantine {
+	return &quarantine{period: period, timers: map[*time.Timer]Socket{}}
+}
+
+// put takes the socket over. Connections to it fail from now on, which tells
+// routers that nothing was delivered.
+func (q *quarantine) put(s Socket) error {
+	if err := s.Close(); err != nil {
+		return err
+	}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.closed {
+		return s.Release()
+	}
+	var timer *time.Timer
+	timer = time.AfterFunc(q.period, func() {
+		q.mu.Lock()
+		defer q.mu.Unlock()
+		if _, ok := q.timers[timer]; ok {
+			delete(q.timers, timer)
+			_ = s.Release() // closed already: nothing is left that can fail
+		}
+	})
+	q.timers[timer] = s
+	return nil
+}
+
+// close releases everything; nothing routes to this agent any more.
+func (q *quarantine) close() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.closed = true
+	for timer, s := range q.timers {
+		timer.Stop()
+		_ = s.Release()
+	}
+	clear(q.timers)
+}
