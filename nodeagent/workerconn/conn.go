@@ -267,7 +267,7 @@ func (c *Conn) receive(m message) error {
 	case m.Type == "drained" && c.state == draining:
 		c.state = drained
 		close(c.drained)
-	case m.Type == "activity" && c.state >= activating:
+	case m.Type == "activity" && c.state >= warm: // strangers may connect before there is a lease
 		c.last = Activity{InFlight: m.InFlight, Direct: m.Direct}
 		last := c.last
 		c.mu.Unlock()

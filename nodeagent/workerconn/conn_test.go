@@ -180,8 +180,6 @@ func TestFloodEndsTheConnection(t *testing.T) {
 			}
 		}
 	}()
-	// Reports are out of order before an activation.
-	go c.Activate(t.Context(), Activation{})
 	<-c.Done()
 	if err := c.Err(); !errors.Is(err, ErrProtocol) {
 		t.Errorf("ended with %v, want ErrProtocol", err)
