@@ -1,18 +1,141 @@
 package main
 
 import (
+	"context"
 	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"time"
 
 	"github.com/spf13/cobra"
+
+	"sanfran.dev/internal/process"
+	"sanfran.dev/nodeagent"
 )
 
+type agentOptions struct {
+	log           logFlags
+	connection    connectionFlags
+	nodeIP        string
+	podCIDR       string
+	networkCIDR   string
+	runtimesDir   string
+	runtimes      map[string]string
+	healthAddress string
+	config        nodeagent.Config
+}
+
 func newAgentCommand() *cobra.Command {
-	return &cobra.Command{
+	var o agentOptions
+	cmd := &cobra.Command{
 		Use:   "agent",
-		Short: "Run the node agent: warm containers and the functions in them",
-		Args:  cobra.NoArgs,
-		RunE: func(*cobra.Command, []string) error {
-			return errors.New("agent: this build does not hold it yet")
-		},
+		Short: "Run the agent of a node: warm containers and the functions in them",
+		Long: `Run the agent of one node. It needs root, runc, a bpffs and the node's own network.
+
+From a checkout, in place of a cluster's agent of a node: run it in that node's
+network namespace, with --token-file the output of "kubectl create token",
+--audience sanfran, for the agent's ServiceAccount, bound to the agent's pod on
+that node (--bound-object-kind Pod --bound-object-name …): the certificate, and so
+the agent, speaks for the node of that pod. --ca-file is the key ca.crt of
+SanFran's CA ConfigMap, --control-plane-name <service>.<namespace>.svc.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return o.run(cmd.Context()) },
 	}
+	o.log.add(cmd)
+	o.connection.add(cmd)
+	flags, c := cmd.Flags(), &o.config
+	flags.StringVar(&c.NodeName, "node-name", "", "Kubernetes node the agent runs on (required)")
+	flags.StringVar(&o.nodeIP, "node-ip", "", "the node's own IPv4 address (required)")
+	flags.StringVar(&c.WorkDir, "work-dir", "/run/sanfran", "folder of the agent's own; every user must be able to pass through it")
+	flags.StringVar(&c.PinDir, "bpf-dir", "/sys/fs/bpf/sanfran", "folder of the agent's own on a bpffs")
+	flags.StringVar(&c.Runc, "runc", "runc", "OCI runtime")
+	flags.StringVar(&o.runtimesDir, "runtimes-dir", "/usr/share/sanfran/rootfs", "folder of root filesystems, one folder each, named by its runtime")
+	flags.StringToStringVar(&o.runtimes, "runtime", nil, "name=folder of a single root filesystem, in place of --runtimes-dir; may be given several times")
+	flags.StringVar(&o.podCIDR, "pod-cidr", "10.245.0.0/16", "range of function pods' addresses")
+	flags.StringVar(&o.networkCIDR, "network-cidr", "", "range of the containers' own network on this node (default: the agent's choice)")
+	flags.Uint16Var(&c.DataPort, "data-port", 7070, "port for requests from gateways and other agents")
+	flags.Uint16Var(&c.PodPort, "pod-address-port", 7071, "port where connections to parked pods' addresses are led")
+	flags.StringVar(&o.healthAddress, "health-address", ":7072", "host:port of /healthz, /readyz and /metrics")
+	flags.IntVar(&c.PoolTarget, "pool-target", 2, "warm containers of each runtime to keep until the control plane says otherwise")
+	flags.Int64Var(&c.Capacity.MilliCPU, "milli-cpu", 0, "what this node gives to functions, in thousandths of a CPU")
+	flags.Int64Var(&c.Capacity.MemoryBytes, "memory-bytes", 0, "what this node gives to functions, in bytes of memory")
+	flags.Int64Var(&c.Capacity.Pods, "max-pods", 0, "how many function pods this node takes; 0: any number")
+	flags.StringVar(&c.CgroupBase, "cgroup", "", "control group to make the containers' under (default: the agent's own)")
+	must(cmd.MarkFlagRequired("node-name"))
+	must(cmd.MarkFlagRequired("node-ip"))
+	return cmd
+}
+
+func (o *agentOptions) run(ctx context.Context) (err error) {
+	log, err := o.log.logger()
+	if err != nil {
+		return err
+	}
+	log = log.With("process", "agent", "node", o.config.NodeName)
+	if err := o.complete(); err != nil {
+		return err
+	}
+	o.config.Log = log
+	ctx, cancel := process.WithSignals(ctx)
+	defer cancel()
+
+	control, err := o.connection.open(log)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, control.close()) }()
+	agent, err := nodeagent.New(o.config, control.Conn)
+	if err != nil {
+		return err
+	}
+	health, err := listen("--health-address", o.healthAddress)
+	if err != nil {
+		return err
+	}
+	log.Info("the agent starts", "version", version, "runtimes", o.config.Runtimes)
+	return process.Run(ctx, log, nil,
+		process.Group{Name: "health", Parts: []process.Part{process.ServeHTTP("health", health, agent.Handler(), time.Second)}},
+		process.Group{Name: "identity", Parts: []process.Part{control.Identity}},
+		process.Group{Name: "agent", StopWithin: 55 * time.Second, Parts: []process.Part{{Name: "agent", Run: agent.Run}}},
+	)
+}
+
+// complete parses the flags that are more than words and numbers.
+func (o *agentOptions) complete() (err error) {
+	if o.config.NodeIP, err = netip.ParseAddr(o.nodeIP); err != nil {
+		return fmt.Errorf("--node-ip: %w", err)
+	}
+	if o.config.PodCIDR, err = netip.ParsePrefix(o.podCIDR); err != nil {
+		return fmt.Errorf("--pod-cidr: %w", err)
+	}
+	if o.networkCIDR != "" {
+		if o.config.ContainerCIDR, err = netip.ParsePrefix(o.networkCIDR); err != nil {
+			return fmt.Errorf("--network-cidr: %w", err)
+		}
+	}
+	o.config.Runtimes = o.runtimes
+	if len(o.runtimes) == 0 {
+		o.config.Runtimes, err = findRuntimes(o.runtimesDir)
+	}
+	return err
+}
+
+// findRuntimes returns the root filesystems in dir by their folders' names.
+func findRuntimes(dir string) (map[string]string, error) {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, fmt.Errorf("--runtimes-dir: %w; name single root filesystems by --runtime", err)
+	}
+	runtimes := make(map[string]string)
+	for _, e := range entries {
+		if e.IsDir() {
+			runtimes[e.Name()] = filepath.Join(dir, e.Name())
+		}
+	}
+	if len(runtimes) == 0 {
+		return nil, fmt.Errorf("--runtimes-dir: %s holds no root filesystem", dir)
+	}
+	return runtimes, nil
 }

@@ -92,7 +92,7 @@ func (h *Health) Handler() *http.ServeMux {
 // to stop, and then lets requests in flight finish for at most grace.
 func ServeHTTP(name string, listener net.Listener, handler http.Handler, grace time.Duration) Part {
 	return Part{Name: name, Run: func(ctx context.Context) error {
-		server := &http.Server{Handler: handler, ReadHeaderTimeout: 10 * time.Second}
+		server := &http.Server{Handler: handler, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute}
 		failed := make(chan error, 1)
 		go func() { failed <- server.Serve(listener) }()
 		select {
