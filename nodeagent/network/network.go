@@ -145,7 +145,7 @@ func Open(ctx context.Context, config Config) (_ *Network, err error) {
 		open:    map[string]*Namespace{},
 	}
 	n.addrs = newAddresses(config.CIDR, n.gateway)
-	if n.host, err = os.Open("/proc/self/ns/net"); err != nil {
+	if n.host, err = os.Open("/proc/thread-self/ns/net"); err != nil {
 		return nil, fmt.Errorf("node's network namespace: %w", err)
 	}
 	defer func() {

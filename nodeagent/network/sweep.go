@@ -50,7 +50,7 @@ func (n *Network) Sweep(ctx context.Context, keep func(id string) bool) ([]*Name
 			failed = append(failed, ns.Close(ctx))
 			continue
 		}
-		failed = append(failed, n.remove(id))
+		failed = append(failed, n.remove(ctx, id))
 	}
 	// What is left belongs to no file, whether it got as far as its alias or not.
 	stray, err := n.strayPorts(kept)
@@ -71,10 +71,13 @@ func (n *Network) known(id string) *Namespace {
 	return n.open[id]
 }
 
-// ports are the complete ports of the bridge, with the container's address.
+// ports are the complete ports of the bridge, with the container's address; none
+// without a bridge.
 func (n *Network) ports() (map[string]netip.Addr, error) {
 	bridge, err := n.links.LinkByName(n.config.Bridge)
-	if err != nil {
+	if isGone(err) {
+		return nil, nil
+	} else if err != nil {
 		return nil, fmt.Errorf("bridge %s: %w", n.config.Bridge, err)
 	}
 	links, err := n.links.LinkList()
@@ -111,17 +114,6 @@ func (n *Network) strayPorts(kept []*Namespace) ([]string, error) {
 		}
 	}
 	return stray, nil
-}
-
-func (n *Network) removePort(name string) error {
-	port, err := n.links.LinkByName(name)
-	if err == nil {
-		err = n.links.LinkDel(port)
-	}
-	if err != nil && !isGone(err) && !errors.Is(err, unix.ENODEV) {
-		return fmt.Errorf("remove port %s: %w", name, err)
-	}
-	return nil
 }
 
 // isPortName says whether an interface's name is of the form portName gives.

@@ -14,8 +14,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// netnsPath is the network namespace of the agent, which is the node's.
-const netnsPath = "/proc/self/ns/net"
+// netnsPath is the network namespace of the calling thread, which is the node's.
+// That of /proc/self is the main thread's, which a program may have left.
+const netnsPath = "/proc/thread-self/ns/net"
 
 // Names of what is pinned. The maps' names carry the version of their layout: a
 // build that changes it pins new ones beside the old.

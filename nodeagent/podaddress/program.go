@@ -36,8 +36,8 @@ func assignedSpec() *ebpf.MapSpec {
 func socketsSpec() *ebpf.MapSpec {
 	return &ebpf.MapSpec{
 		Name: "sanfran_sockets", Type: ebpf.SockHash,
-		// One entry more for the agent's listener.
-		KeySize: uint32(binary.Size(key{})), ValueSize: 8, MaxEntries: MaxAddresses + 1,
+		// One of them is the agent's. The value is a descriptor going in.
+		KeySize: uint32(binary.Size(key{})), ValueSize: 8, MaxEntries: MaxAddresses,
 	}
 }
 

@@ -1,0 +1,162 @@
+//go:build integration
+
+package network
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/vishvananda/netlink"
+	"go.uber.org/goleak"
+	"golang.org/x/sys/unix"
+)
+
+// inside is set for the copy of the test binary that runs in network and mount
+// namespaces of its own: this network namespace plays the node.
+const inside = "SANFRAN_TEST_INSIDE"
+
+// The node's link to the world beyond, which is one more network namespace.
+const (
+	nodeAddr     = "192.0.2.2"
+	worldAddr    = "192.0.2.1"
+	metadataAddr = "169.254.169.254"
+)
+
+// world is the file of the world's namespace.
+var world string
+
+func TestMain(m *testing.M) {
+	if os.Getenv(inside) == "" {
+		os.Exit(again())
+	}
+	dir, err := os.MkdirTemp("", "sanfran-world-")
+	if err == nil {
+		world = dir + "/world"
+		err = makeWorld()
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	goleak.VerifyTestMain(m, goleak.Cleanup(func(code int) {
+		if err := errors.Join(unix.Unmount(world, unix.MNT_DETACH), os.RemoveAll(dir)); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			code = max(code, 1)
+		}
+		os.Exit(code)
+	}))
+}
+
+// again runs this binary once more, as root of new namespaces.
+func again() int {
+	child := exec.Command("/proc/self/exe", os.Args[1:]...)
+	child.Env = append(os.Environ(), inside+"=1")
+	child.Stdin, child.Stdout, child.Stderr = os.Stdin, os.Stdout, os.Stderr
+	child.SysProcAttr = &syscall.SysProcAttr{
+		Cloneflags:   syscall.CLONE_NEWNET,
+		Unshareflags: syscall.CLONE_NEWNS, // makes mounts private, too
+		Pdeathsig:    syscall.SIGKILL,
+	}
+	err := child.Run()
+	var exit *exec.ExitError
+	switch {
+	case err == nil:
+		return 0
+	case errors.As(err, &exit):
+		return exit.ExitCode()
+	}
+	fmt.Fprintln(os.Stderr, "these tests need root, to make network and mount namespaces:", err)
+	return 1
+}
+
+// makeWorld joins the node and a namespace beyond it, which also plays a cloud's
+// metadata service.
+func makeWorld() error {
+	node, err := os.Open("/proc/thread-self/ns/net")
+	if err != nil {
+		return err
+	}
+	defer node.Close()
+	if err := os.WriteFile(world, nil, 0o600); err != nil {
+		return err
+	}
+	if err := inNewNamespace(world, func() error {
+		links, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+		if err != nil {
+			return err
+		}
+		defer links.Close()
+		attrs := netlink.NewLinkAttrs()
+		attrs.Name = "node"
+		if err := links.LinkAdd(&netlink.Veth{LinkAttrs: attrs, PeerName: "uplink", PeerNamespace: netlink.NsFd(int(node.Fd()))}); err != nil {
+			return err
+		}
+		return up(links, map[string][]string{"lo": nil, "node": {worldAddr + "/24", metadataAddr + "/32"}})
+	}); err != nil {
+		return err
+	}
+	links, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+	if err != nil {
+		return err
+	}
+	defer links.Close()
+	if err := up(links, map[string][]string{"lo": nil, "uplink": {nodeAddr + "/24"}}); err != nil {
+		return err
+	}
+	return links.RouteAdd(&netlink.Route{Gw: net.ParseIP(worldAddr)})
+}
+
+func up(links *netlink.Handle, addrs map[string][]string) error {
+	for name, list := range addrs {
+		link, err := links.LinkByName(name)
+		if err != nil {
+			return err
+		}
+		for _, text := range list {
+			addr, err := netlink.ParseAddr(text)
+			if err != nil {
+				return err
+			}
+			if err := links.AddrAdd(link, addr); err != nil {
+				return err
+			}
+		}
+		if err := links.LinkSetUp(link); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// within runs do on a thread in the network namespace of the file.
+func within(t *testing.T, path string, do func() error) error {
+	t.Helper()
+	return onThreadOfItsOwn(func() error {
+		file, err := os.Open(path)
+		if err != nil {
+			return err
+		}
+		defer file.Close()
+		if err := unix.Setns(int(file.Fd()), unix.CLONE_NEWNET); err != nil {
+			return err
+		}
+		return do()
+	})
+}
+
+// nft feeds nft, which plays other programs that keep rules on the node.
+func nft(t *testing.T, script string) {
+	t.Helper()
+	command := exec.CommandContext(context.Background(), "nft", "-f", "-")
+	command.Stdin = strings.NewReader(script)
+	if out, err := command.CombinedOutput(); err != nil {
+		t.Fatalf("nft: %v\n%s", err, out)
+	}
+}

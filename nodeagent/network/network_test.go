@@ -1,0 +1,64 @@
+package network
+
+import (
+	"net/netip"
+	"strings"
+	"testing"
+)
+
+func TestConfigValidate(t *testing.T) {
+	good := Config{Dir: "/run/sanfran/netns", FunctionCIDRs: []netip.Prefix{netip.MustParsePrefix("10.245.0.0/16")}}.withDefaults()
+	if err := good.validate(); err != nil {
+		t.Fatalf("refused: %v", err)
+	}
+	for name, spoil := range map[string]func(*Config){
+		"relative folder":        func(c *Config) { c.Dir = "netns" },
+		"no folder":              func(c *Config) { c.Dir = "" },
+		"long bridge name":       func(c *Config) { c.Bridge = "a234567890123456" },
+		"bridge name with slash": func(c *Config) { c.Bridge = "../x" },
+		"IPv6":                   func(c *Config) { c.CIDR = netip.MustParsePrefix("2001:db8::/64") },
+		"too small":              func(c *Config) { c.CIDR = netip.MustParsePrefix("10.246.0.0/31") },
+		"host bits":              func(c *Config) { c.CIDR = netip.MustParsePrefix("10.246.0.1/16") },
+		"function pods' range":   func(c *Config) { c.CIDR = netip.MustParsePrefix("10.245.7.0/24") },
+		"IPv6 name server":       func(c *Config) { c.DNS = []netip.Addr{netip.MustParseAddr("2001:db8::1")} },
+		"IPv6 denied":            func(c *Config) { c.Denied = []netip.Prefix{netip.MustParsePrefix("2001:db8::/64")} },
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := good
+			spoil(&c)
+			if err := c.validate(); err == nil {
+				t.Error("accepted")
+			}
+		})
+	}
+}
+
+func TestPortNames(t *testing.T) {
+	long, longer := strings.Repeat("a", 127), strings.Repeat("a", 128)
+	for _, id := range []string{"a", long, longer} {
+		if name := portName(id); !isPortName(name) || len(name) > 15 {
+			t.Errorf("portName(%q) = %q", id, name)
+		}
+	}
+	if portName(long) == portName(longer) {
+		t.Error("two ids have one name")
+	}
+	for _, name := range []string{"sfv", "sfvxyz", "sfv0123456789az", "veth0123456789ab", "sanfran0"} {
+		if isPortName(name) {
+			t.Errorf("%q passes for a port of ours", name)
+		}
+	}
+}
+
+func TestAliasSaysWhoseThePortIs(t *testing.T) {
+	addr := netip.MustParseAddr("10.246.1.2")
+	id, got, ok := parseAlias(aliasOf("node24-7f.x_y", addr))
+	if !ok || id != "node24-7f.x_y" || got != addr {
+		t.Errorf("got %q, %v, %v", id, got, ok)
+	}
+	for _, alias := range []string{"", "sanfran/", "sanfran/x", "sanfran/x/", "sanfran/x/y", "other/x/10.246.1.2", "sanfran/../10.246.1.2"} {
+		if id, addr, ok := parseAlias(alias); ok {
+			t.Errorf("parseAlias(%q) = %q, %v", alias, id, addr)
+		}
+	}
+}
