@@ -86,8 +86,9 @@ func (n *Network) Create(ctx context.Context, id string) (_ *Namespace, err erro
 }
 
 // Close removes the namespace and its connection. Every process in it must be
-// gone: one that is not keeps the namespace, without an interface. It is
-// idempotent, and may be tried again after an error.
+// gone: one that is not keeps the namespace, without an interface, and makes this
+// take a quarter of a second. It is idempotent, and may be tried again after an
+// error.
 func (ns *Namespace) Close(ctx context.Context) error {
 	ns.once.Lock()
 	defer ns.once.Unlock()

@@ -86,7 +86,8 @@ type Owner struct {
 // attaches the program, or replaces that of an earlier run without a moment in
 // between, leads the default to config.Listener, and adds the route. What an
 // earlier run had assigned or directed stays (see Assigned), unless the CIDR
-// changed. It needs CAP_NET_ADMIN and CAP_BPF (or root).
+// changed. There can be one Owner in a network namespace: routes of another range
+// are removed. It needs CAP_NET_ADMIN and CAP_BPF (or root).
 func Open(ctx context.Context, config Config) (*Owner, error) {
 	if err := config.validate(); err != nil {
 		return nil, err
@@ -121,7 +122,8 @@ func (o *Owner) Assign(addr netip.Addr) error {
 
 // Direct leads connections to an assigned address, on every port, to listener: a
 // container's own listening socket. The Owner does not keep listener. When the
-// last duplicate of the socket is closed, connections reach the agent again.
+// last duplicate of the socket is closed, connections reach the agent again; a
+// duplicate that nobody accepts on keeps them waiting, so Park first.
 func (o *Owner) Direct(addr netip.Addr, listener syscall.Conn) error {
 	if err := o.check("direct", addr); err != nil {
 		return err
