@@ -69,6 +69,11 @@ func (g *Cgroups) SetLimits(id string, r Resources) error {
 		} else {
 			err = writeCgroupFile(filepath.Join(dir, w.File), w.Value)
 		}
+		if w.File == "cpu.cfs_quota_us" && errors.Is(err, syscall.EINVAL) {
+			// v1 refuses more than a group above has. That one's limit holds
+			// then, without one here.
+			err = writeCgroupFile(filepath.Join(dir, w.File), "-1")
+		}
 		if err != nil && !(w.Optional && errors.Is(err, fs.ErrNotExist)) {
 			return fmt.Errorf("limit of container %s: %w", id, err)
 		}

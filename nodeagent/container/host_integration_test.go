@@ -1,0 +1,241 @@
+//go:build integration
+
+package container_test
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+	"golang.org/x/sys/unix"
+
+	"sanfran.dev/nodeagent/container"
+)
+
+// patience is how long a test waits for what should come.
+const patience = 30 * time.Second
+
+// host is a place of its own for the containers of one test.
+type host struct {
+	runc    *container.Runc
+	cgroups *container.Cgroups
+	workDir string
+	base    string // of the control groups
+}
+
+func rootFS(t *testing.T) string {
+	t.Helper()
+	dir := os.Getenv("SANFRAN_ROOTFS")
+	if dir == "" {
+		cache := os.Getenv("SANFRAN_CACHE")
+		if cache == "" {
+			user, err := os.UserCacheDir()
+			if err != nil {
+				t.Fatal(err)
+			}
+			cache = filepath.Join(user, "sanfran")
+		}
+		dir = filepath.Join(cache, "rootfs", "node24")
+	}
+	if _, err := os.Stat(filepath.Join(dir, "usr/local/bin/node")); err != nil {
+		t.Fatalf("the Node.js root filesystem: %v (make it with `go run ./deploy/images --rootfs-dir`, or name one in SANFRAN_ROOTFS)", err)
+	}
+	return dir
+}
+
+func newHost(t *testing.T) *host {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Fatal("integration tests of containers need root")
+	}
+	dir, err := os.MkdirTemp("", "sanfran-container-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(dir, 0o711); err != nil {
+		t.Fatal(err)
+	}
+	h := &host{workDir: dir, base: "/" + filepath.Base(dir)}
+	h.open(t)
+	t.Cleanup(func() {
+		if err := h.runc.Close(); err != nil {
+			t.Error(err)
+		}
+		h.removeBase(t)
+		if err := os.RemoveAll(dir); err != nil {
+			t.Error(err)
+		}
+		goleak.VerifyNone(t)
+	})
+	return h
+}
+
+// open makes the runtime, as a start of the agent does.
+func (h *host) open(t *testing.T) {
+	t.Helper()
+	var err error
+	if h.cgroups, err = container.PrepareCgroups(container.CgroupOptions{Base: h.base}); err != nil {
+		t.Fatal(err)
+	}
+	if h.runc, err = container.NewRunc(container.RuncOptions{
+		Binary:   os.Getenv("SANFRAN_RUNC"),
+		WorkDir:  h.workDir,
+		Cgroups:  h.cgroups,
+		Defaults: container.Resources{MemoryBytes: 512 << 20},
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if err := h.runc.Sweep(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (h *host) removeBase(t *testing.T) {
+	if h.base == "" { // nobody made one
+		return
+	}
+	for _, pattern := range []string{"/sys/fs/cgroup", "/sys/fs/cgroup/*"} {
+		dirs, _ := filepath.Glob(pattern + h.base)
+		for _, dir := range dirs {
+			if err := unix.Rmdir(dir); err != nil && err != unix.ENOENT {
+				t.Errorf("remove %s: %v", dir, err)
+			}
+		}
+	}
+}
+
+// left is everything of containers that can be seen on the host.
+func (h *host) left() []string {
+	var left []string
+	mounts, _ := os.ReadFile("/proc/self/mountinfo")
+	for line := range strings.Lines(string(mounts)) {
+		if strings.Contains(line, h.workDir+"/run/") {
+			left = append(left, "mount "+line)
+		}
+	}
+	for _, dir := range []string{"state", "slots"} {
+		entries, _ := os.ReadDir(filepath.Join(h.workDir, "run", dir))
+		for _, e := range entries {
+			left = append(left, "folder "+dir+"/"+e.Name())
+		}
+	}
+	ids, _ := h.cgroups.List()
+	for _, id := range ids {
+		left = append(left, "cgroup "+id)
+	}
+	tasks, _ := filepath.Glob("/proc/self/task/*/children")
+	for _, task := range tasks {
+		children, _ := os.ReadFile(task)
+		for pid := range strings.FieldsSeq(string(children)) {
+			comm, _ := os.ReadFile("/proc/" + pid + "/comm")
+			left = append(left, "child process "+pid+" "+string(comm))
+		}
+	}
+	return left
+}
+
+func node(script string) []string { return []string{"/usr/local/bin/node", "-e", script} }
+
+// server is a container whose program evaluates the JavaScript it is sent.
+type server struct {
+	container.Container
+	t      *testing.T
+	url    string
+	stderr *bytes.Buffer
+}
+
+const evaluator = `
+require("http").createServer(async (req, res) => {
+  let code = ""; for await (const chunk of req) code += chunk
+  let answer
+  try { answer = {value: await eval("(async () => {" + code + "})()")} }
+  catch (e) { answer = {error: e.code || String(e)} }
+  res.end(JSON.stringify(answer))
+}).listen({fd: 3}, () => new (require("net").Socket)({fd: 4}).write("warm\n"))`
+
+func (h *host) serve(t *testing.T, id string, change func(*container.Config)) *server {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	listener, err := ln.(*net.TCPListener).File()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	fds, err := syscall.Socketpair(syscall.AF_UNIX, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	theirs, mine := os.NewFile(uintptr(fds[0]), "control"), os.NewFile(uintptr(fds[1]), "control peer")
+	defer mine.Close()
+	errOut, errIn, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer errOut.Close()
+	cfg := container.Config{
+		ID: id, RootFS: rootFS(t), Listener: listener, Control: theirs, Stderr: errIn,
+		Args: node(evaluator), Env: []string{"HOME=/tmp"}, Hostname: "warm-" + id,
+	}
+	if change != nil {
+		change(&cfg)
+	}
+	c, err := h.runc.Start(t.Context(), cfg)
+	theirs.Close()
+	errIn.Close()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = c.Destroy(context.WithoutCancel(t.Context())) })
+	s := &server{Container: c, t: t, url: "http://" + ln.Addr().String(), stderr: new(bytes.Buffer)}
+	if line, err := bufio.NewReader(mine).ReadString('\n'); line != "warm\n" {
+		_, _ = io.Copy(s.stderr, errOut)
+		t.Fatalf("the container did not become warm: %q, %v\n%s", line, err, s.stderr)
+	}
+	return s
+}
+
+// eval runs JavaScript in the container. If it throws, the answer is "error: "
+// and the error's code.
+func (s *server) eval(script string) string {
+	s.t.Helper()
+	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: patience}
+	res, err := client.Post(s.url, "text/javascript", strings.NewReader(script))
+	if err != nil {
+		s.t.Fatalf("eval %q: %v", script, err)
+	}
+	defer res.Body.Close()
+	var answer struct {
+		Value any
+		Error string
+	}
+	if err := json.NewDecoder(res.Body).Decode(&answer); err != nil {
+		s.t.Fatalf("eval %q: %v", script, err)
+	}
+	if answer.Error != "" {
+		return "error: " + answer.Error
+	}
+	return fmt.Sprint(answer.Value)
+}
+
+func (s *server) expect(script, want string) {
+	s.t.Helper()
+	if got := s.eval(script); got != want {
+		s.t.Errorf("%s\n  is %s, want %s", script, got, want)
+	}
+}
