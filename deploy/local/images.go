@@ -71,6 +71,29 @@ func images(ctx context.Context, bin binaries) ([]image, error) {
 	}, nil
 }
 
+// wgetScript stands before busybox's wget, which in Debian's build crashes when
+// it is given a timeout: timeout does that instead.
+const wgetScript = `#!/bin/sh
+seconds=
+count=$#
+while [ "$count" -gt 0 ]; do
+	argument=$1
+	shift
+	count=$((count - 1))
+	case $argument in
+	-T | --timeout)
+		seconds=$1
+		shift
+		count=$((count - 1))
+		;;
+	-T*) seconds=${argument#-T} ;;
+	--timeout=*) seconds=${argument#--timeout=} ;;
+	*) set -- "$@" "$argument" ;;
+	esac
+done
+exec ${seconds:+timeout "$seconds"} busybox wget "$@"
+`
+
 // toolboxFiles are busybox under every name that it answers to.
 func toolboxFiles(ctx context.Context) ([]imageFile, error) {
 	list, err := exec.CommandContext(ctx, busybox, "--list").Output()
@@ -83,7 +106,11 @@ func toolboxFiles(ctx context.Context) ([]imageFile, error) {
 		{path: "bin/busybox", mode: 0o755, source: busybox},
 	}
 	for name := range strings.FieldsSeq(string(list)) {
-		if name != "busybox" {
+		switch name {
+		case "busybox":
+		case "wget":
+			files = append(files, imageFile{path: "bin/wget", mode: 0o755, text: wgetScript})
+		default:
 			files = append(files, imageFile{path: "bin/" + name, link: "busybox"})
 		}
 	}

@@ -23,19 +23,28 @@ var nodeBinds = map[string]string{
 	"/var/log/containers": "log-containers",
 }
 
-// process is the first process of the node, if it runs.
+// process is the first process of the node, if it runs. One that is being
+// ended is there for a while still, but has no namespaces any more.
 func (n node) process() (process, bool) {
 	p, err := readJSON[process](n.path("init.pid"))
-	return p, err == nil && p.alive()
+	if err != nil || !p.alive() {
+		return p, false
+	}
+	_, err = os.Stat(fmt.Sprintf("/proc/%d/ns/net", p.PID))
+	return p, err == nil
 }
 
-// startNode makes sure that the node's first process runs, in namespaces of
+// start makes sure that the node's first process runs, in namespaces of
 // its own, and tells whether it was started now.
 func (n node) start(ctx context.Context, machine *machine) (p process, started bool, err error) {
-	if p, ok := n.process(); ok {
+	p, ok := n.process()
+	if ok {
 		return p, false, nil
 	}
 	// Whatever is left of a node that died by half.
+	if err := p.kill(); err != nil {
+		return process{}, false, err
+	}
 	if err := killCgroup(n.cgroup()); err != nil {
 		return process{}, false, err
 	}

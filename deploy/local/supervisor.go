@@ -269,7 +269,7 @@ func (s *supervisor) ended(name string, u *supervised, status syscall.WaitStatus
 
 func describeExit(status syscall.WaitStatus) string {
 	if status.Signaled() {
-		return "killed by " + status.Signal().String()
+		return "signal: " + status.Signal().String()
 	}
 	return fmt.Sprintf("exit code %d", status.ExitStatus())
 }

@@ -58,6 +58,10 @@ func up(ctx context.Context, progress io.Writer, options upOptions) error {
 	if err := errors.Join(checkRun(), checkBuild(nil)); err != nil {
 		return err
 	}
+	// Once before the builds, which take minutes, and once under the lock.
+	if _, err := planCluster(options); err != nil {
+		return err
+	}
 	bin, err := build(ctx, progress, nil)
 	if err != nil {
 		return err
