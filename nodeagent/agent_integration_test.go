@@ -1,0 +1,305 @@
+//go:build integration
+
+package nodeagent
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	agentv1 "sanfran.dev/proto/sanfran/agent/v1"
+	"sanfran.dev/router"
+)
+
+func rootFS(t testing.TB) string {
+	t.Helper()
+	dir := os.Getenv("SANFRAN_ROOTFS")
+	if dir == "" {
+		t.Fatal("SANFRAN_ROOTFS does not name a Node.js root filesystem: make one with `go run ./deploy/images --rootfs`")
+	}
+	return dir
+}
+
+// realAgent is a whole agent on the node that these tests have to themselves.
+type realAgent struct {
+	*Agent
+	cp   *fakeControlPlane
+	stop func() error
+}
+
+func startAgent(t *testing.T, adapt func(*Config)) *realAgent {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "sanfran-agent-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(dir, 0o711); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	cp := newFakeControlPlane(t)
+	cfg := Config{
+		NodeName: "node-a", NodeIP: netip.MustParseAddr(nodeIP), Runtimes: map[string]string{"node24": rootFS(t)},
+		WorkDir: dir, PinDir: filepath.Join(bpffs, "agent"), CgroupBase: "/" + filepath.Base(dir), Runc: os.Getenv("SANFRAN_RUNC"),
+		PoolTarget: 2, Log: slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelInfo})),
+	}
+	if adapt != nil {
+		adapt(&cfg)
+	}
+	a, err := New(cfg, cp.conn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- a.Run(ctx) }()
+	stopped := false
+	r := &realAgent{Agent: a, cp: cp, stop: func() error {
+		if stopped {
+			return nil
+		}
+		stopped = true
+		cancel()
+		return <-done
+	}}
+	t.Cleanup(func() {
+		if err := r.stop(); err != nil {
+			t.Errorf("the agent ended with: %v", err)
+		}
+	})
+	cp.wait("warm containers", func() bool {
+		select {
+		case err := <-done:
+			t.Fatalf("the agent ended: %v", err)
+		default:
+		}
+		return cp.pools["node24"].GetWarm() >= int32(cfg.PoolTarget)
+	})
+	if err := a.Ready(t.Context()); err != nil {
+		t.Fatalf("connected and warm, but: %v", err)
+	}
+	return r
+}
+
+// client makes a new connection for each request.
+var client = &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: patience}
+
+func call(t testing.TB, url string, header ...string) (int, string, http.Header) {
+	t.Helper()
+	r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, url, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := 0; i < len(header); i += 2 {
+		r.Header.Set(header[i], header[i+1])
+	}
+	res, err := client.Do(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Body.Close()
+	body, err := io.ReadAll(res.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return res.StatusCode, string(body), res.Header
+}
+
+// viaData calls a pod as a gateway does.
+func (a *realAgent) viaData(t testing.TB, pod *agentv1.Assignment, path string) (int, string, http.Header) {
+	t.Helper()
+	return call(t, "http://"+a.cfg.dataAddress()+path, router.HeaderPod, pod.GetPodUid(), router.HeaderRevision, pod.GetRevision())
+}
+
+const helloJS = "module.exports = (req, res) => res.send(`Hello ${req.query.name || 'World'} from ${process.pid}`)"
+
+func TestHelloIsServedParkedAndWoken(t *testing.T) {
+	a := startAgent(t, nil)
+	pod := assignment("hello", "10.245.3.7", a.cp.bundle(map[string]string{"index.js": "module.exports = (req, res) => res.send('Hello ' + req.query.name)"}))
+	pod.IdleTimeout = durationpb.New(time.Second)
+	a.cp.assign(pod)
+	active := a.cp.waitState(pod, agentv1.PodState_POD_STATE_ACTIVE)
+
+	if code, body, _ := a.viaData(t, pod, "/?name=Vik"); code != 200 || body != "Hello Vik" {
+		t.Fatalf("through the data listener: %d %q", code, body)
+	}
+	if code, body, _ := call(t, "http://10.245.3.7:8080/?name=Vik"); code != 200 || body != "Hello Vik" {
+		t.Fatalf("through the pod's address: %d %q", code, body)
+	}
+	if code, body, _ := call(t, "http://"+active.GetInstance().GetAddress()+"/?name=Vik", router.HeaderLease, active.GetInstance().GetLeaseId()); code != 200 || body != "Hello Vik" {
+		t.Fatalf("straight to the container: %d %q", code, body)
+	}
+	code, _, header := call(t, "http://"+active.GetInstance().GetAddress()+"/?name=Vik", router.HeaderLease, "another")
+	if code != http.StatusMisdirectedRequest || header.Get(router.HeaderRefused) != active.GetInstance().GetNonce() {
+		t.Fatalf("with another's lease: %d, refused with %q", code, header.Get(router.HeaderRefused))
+	}
+
+	a.cp.waitState(pod, agentv1.PodState_POD_STATE_PARKED)
+	if code, body, header := call(t, "http://10.245.3.7:8080/?name=Vik"); code != 200 || body != "Hello Vik" {
+		t.Fatalf("parked, through the pod's address: %d %q %v", code, body, header)
+	}
+	again := a.cp.waitState(pod, agentv1.PodState_POD_STATE_ACTIVE)
+	if again.GetInstance().GetLeaseId() == active.GetInstance().GetLeaseId() || again.GetRestartCount() != 0 {
+		t.Errorf("woken with the old lease or a restart: %v", again)
+	}
+	a.cp.waitState(pod, agentv1.PodState_POD_STATE_PARKED)
+	if code, body, _ := a.viaData(t, pod, "/?name=Vik"); code != 200 || body != "Hello Vik" {
+		t.Fatalf("parked, through the data listener: %d %q", code, body)
+	}
+
+	a.cp.withdraw(pod, time.Second)
+	a.cp.waitState(pod, agentv1.PodState_POD_STATE_GONE)
+	if code, _, header := a.viaData(t, pod, "/"); code != http.StatusMisdirectedRequest || header.Get(router.HeaderRefused) != router.AgentNonce {
+		t.Errorf("withdrawn: %d %v", code, header)
+	}
+	if err := a.stop(); err != nil {
+		t.Fatal(err)
+	}
+	assertNothingLeft(t, a.cfg)
+}
+
+func TestCodeThatDoesNotLoadIsNeverReady(t *testing.T) {
+	a := startAgent(t, nil)
+	pod := assignment("broken", "10.245.3.8", a.cp.bundle(map[string]string{"index.js": "module.exports = (req res) => 1"}))
+	a.cp.assign(pod)
+	s := a.cp.waitState(pod, agentv1.PodState_POD_STATE_FAILED)
+	if s.GetReason() != "SyntaxError" || !strings.Contains(s.GetMessage(), "index.js:1") {
+		t.Errorf("reason %q, message %q", s.GetReason(), s.GetMessage())
+	}
+	if code, body, _ := a.viaData(t, pod, "/"); code != http.StatusBadGateway || !strings.Contains(body, "SyntaxError") {
+		t.Errorf("a request gets %d %q", code, body)
+	}
+}
+
+func TestAContainerThatDiesIsReplaced(t *testing.T) {
+	a := startAgent(t, nil)
+	pod := assignment("dies", "10.245.3.9", a.cp.bundle(map[string]string{"index.js": "module.exports = (req, res) => req.path === '/die' ? process.reallyExit(3) : res.send('alive')"}))
+	a.cp.assign(pod)
+	a.cp.waitState(pod, agentv1.PodState_POD_STATE_ACTIVE)
+	if code, _, _ := a.viaData(t, pod, "/die"); code != http.StatusBadGateway {
+		t.Errorf("the request that killed it: %d, want 502", code)
+	}
+	s := a.cp.waitState(pod, agentv1.PodState_POD_STATE_PARKED)
+	if s.GetRestartCount() != 1 {
+		t.Errorf("restart count %d, want 1", s.GetRestartCount())
+	}
+	if code, body, _ := a.viaData(t, pod, "/"); code != 200 || body != "alive" {
+		t.Errorf("the next request: %d %q", code, body)
+	}
+	if code, _, _ := a.viaData(t, pod, "/die"); code != http.StatusBadGateway {
+		t.Errorf("the request that killed it again: %d, want 502", code)
+	}
+	if s := a.cp.waitState(pod, agentv1.PodState_POD_STATE_FAILED); s.GetReason() != ReasonExited || s.GetRestartCount() != 2 {
+		t.Errorf("died twice: %v", s)
+	}
+}
+
+func TestVolumesEnvironmentAndDNS(t *testing.T) {
+	a := startAgent(t, nil)
+	pod := assignment("volumes", "10.245.3.10", a.cp.bundle(map[string]string{"index.js": `
+		const fs = require("fs")
+		module.exports = (req, res) => {
+			let wrote = 'no'
+			try { fs.appendFileSync('/data/log', 'x'); wrote = fs.readFileSync('/data/log', 'utf8') } catch (e) { wrote = e.code }
+			let ro = 'writable'
+			try { fs.writeFileSync('/function/x', '') } catch (e) { ro = e.code }
+			res.json({ secret: fs.readFileSync('/etc/secret/nested/token', 'utf8'), resolv: fs.readFileSync('/etc/resolv.conf', 'utf8'),
+				hostname: fs.readFileSync("/etc/hostname", "utf8").trim(), env: process.env.GREETING, wrote, ro })
+		}`}))
+	pod.IdleTimeout = durationpb.New(time.Second)
+	pod.Mounts = append(pod.Mounts,
+		&agentv1.Mount{Path: "/etc/secret", Source: &agentv1.Mount_Files{Files: &agentv1.FileSet{Files: map[string][]byte{"nested/token": []byte("s3cret")}}}},
+		&agentv1.Mount{Path: "/data", Source: &agentv1.Mount_EmptyDir{EmptyDir: &agentv1.EmptyDir{Name: "data"}}})
+	pod.Env = []*agentv1.EnvVar{{Name: "GREETING", Value: "old"}, {Name: "GREETING", Value: "moin"}}
+	pod.Dns = &agentv1.Dns{Nameservers: []string{"10.96.0.10"}, Searches: []string{"default.svc.cluster.local"}, Options: []string{"ndots:5"}}
+	a.cp.assign(pod)
+	a.cp.waitState(pod, agentv1.PodState_POD_STATE_ACTIVE)
+	for _, wrote := range []string{"x", "xx"} {
+		want := `{"secret":"s3cret","resolv":"nameserver 10.96.0.10\nsearch default.svc.cluster.local\noptions ndots:5\n","hostname":"volumes","env":"moin","wrote":"` + wrote + `","ro":"EROFS"}`
+		if code, body, _ := a.viaData(t, pod, "/"); code != 200 || body != want {
+			t.Errorf("%d\n got %s\nwant %s", code, body, want)
+		}
+		a.cp.waitState(pod, agentv1.PodState_POD_STATE_PARKED)
+	}
+}
+
+// TestColdActivation prints what a cold request costs: from a parked pod's
+// request at the agent to the first byte of its answer, container and all.
+func TestColdActivation(t *testing.T) {
+	a := startAgent(t, func(c *Config) { c.PoolTarget = 4 })
+	digest := a.cp.bundle(map[string]string{"index.js": helloJS})
+	var times []time.Duration
+	for i := range 30 {
+		pod := assignment(fmt.Sprintf("cold-%d", i), fmt.Sprintf("10.245.4.%d", i+1), digest)
+		pod.StartParked = true
+		pod.IdleTimeout = durationpb.New(time.Second)
+		a.cp.assign(pod)
+		a.cp.waitState(pod, agentv1.PodState_POD_STATE_PARKED)
+		a.cp.wait("a full pool", func() bool { p := a.cp.pools["node24"]; return p.GetWarm() == 4 && p.GetDraining() == 0 })
+		begun := time.Now()
+		if code, body, _ := a.viaData(t, pod, "/?name=Vik"); code != 200 || !strings.HasPrefix(body, "Hello Vik") {
+			t.Fatalf("%d %q", code, body)
+		}
+		times = append(times, time.Since(begun))
+		a.cp.withdraw(pod, time.Second)
+		a.cp.waitState(pod, agentv1.PodState_POD_STATE_GONE)
+	}
+	slices.Sort(times)
+	t.Logf("cold request at the agent, %d runs: p50 %v, p90 %v, max %v", len(times), times[len(times)/2], times[len(times)*9/10], times[len(times)-1])
+}
+
+// assertNothingLeft fails if an agent that has stopped left something on the
+// node (invariant I8).
+func assertNothingLeft(t *testing.T, cfg Config) {
+	t.Helper()
+	mounts, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(mounts)) {
+		if strings.Contains(line, cfg.WorkDir) {
+			t.Errorf("left mounted: %s", line)
+		}
+	}
+	for _, dir := range []string{"pods", "netns", "containers/run"} {
+		entries, err := os.ReadDir(filepath.Join(cfg.WorkDir, dir))
+		if err == nil && len(entries) > 0 {
+			t.Errorf("left in %s: %v", dir, entries)
+		}
+	}
+	if entries, err := os.ReadDir(cfg.PinDir); err == nil && len(entries) > 0 {
+		t.Errorf("left pinned: %v", entries)
+	}
+	groups, err := filepath.Glob("/sys/fs/cgroup/*" + cfg.CgroupBase + "/functions/*/cgroup.procs")
+	if err != nil || len(groups) > 0 {
+		t.Errorf("left control groups: %v %v", groups, err)
+	}
+	links, err := netlink.LinkList()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, link := range links {
+		switch name := link.Attrs().Name; name {
+		case "lo", "uplink", "world":
+		default:
+			t.Errorf("left interface %s", name)
+		}
+	}
+	tables, err := exec.CommandContext(t.Context(), "nft", "list", "tables").CombinedOutput()
+	if err != nil || strings.Contains(string(tables), "sanfran") {
+		t.Errorf("left nft tables: %s %v", tables, err)
+	}
+}

@@ -1,0 +1,264 @@
+package nodeagent
+
+import (
+	"archive/tar"
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"net"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials/insecure"
+	grpcstatus "google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	agentv1 "sanfran.dev/proto/sanfran/agent/v1"
+	routesv1 "sanfran.dev/proto/sanfran/routes/v1"
+)
+
+// patience is how long a test waits for what must come.
+const patience = 30 * time.Second
+
+// fakeControlPlane is a control plane on loopback that says what a test wants
+// and remembers what the agent says.
+type fakeControlPlane struct {
+	agentv1.UnimplementedAgentServiceServer
+	routesv1.UnimplementedRouteServiceServer
+
+	t      *testing.T
+	server *grpc.Server
+	conn   *grpc.ClientConn
+
+	mu       sync.Mutex
+	bundles  map[string][]byte
+	fetches  int
+	sync     []*agentv1.Assignment
+	hellos   []*agentv1.Hello
+	statuses []*agentv1.PodStatus
+	pools    map[string]*agentv1.PoolStatus
+	changed  chan struct{} // closed and replaced with every change
+	// say is what goes to the agent's stream; routes to its watch.
+	say    chan *agentv1.ConnectResponse
+	routes chan *routesv1.WatchResponse
+	cut    chan struct{} // closed to end the streams
+}
+
+func newFakeControlPlane(t *testing.T) *fakeControlPlane {
+	t.Helper()
+	cp := &fakeControlPlane{
+		t: t, bundles: map[string][]byte{}, pools: map[string]*agentv1.PoolStatus{}, changed: make(chan struct{}),
+		say: make(chan *agentv1.ConnectResponse, 100), routes: make(chan *routesv1.WatchResponse, 100), cut: make(chan struct{}),
+	}
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	cp.server = grpc.NewServer()
+	agentv1.RegisterAgentServiceServer(cp.server, cp)
+	routesv1.RegisterRouteServiceServer(cp.server, cp)
+	served := make(chan error, 1)
+	go func() { served <- cp.server.Serve(listener) }()
+	cp.conn, err = grpc.NewClient("passthrough:///"+listener.Addr().String(), grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		cp.conn.Close()
+		cp.server.Stop()
+		<-served
+	})
+	return cp
+}
+
+func (cp *fakeControlPlane) update(f func()) {
+	cp.mu.Lock()
+	defer cp.mu.Unlock()
+	f()
+	close(cp.changed)
+	cp.changed = make(chan struct{})
+}
+
+// Connect implements agentv1.AgentServiceServer.
+func (cp *fakeControlPlane) Connect(stream agentv1.AgentService_ConnectServer) error {
+	cp.mu.Lock()
+	first, cut := &agentv1.Sync{Assignments: cp.sync}, cp.cut
+	cp.mu.Unlock()
+	received := make(chan error, 1)
+	go func() {
+		for {
+			m, err := stream.Recv()
+			if err != nil {
+				received <- err
+				return
+			}
+			cp.update(func() {
+				switch {
+				case m.GetHello() != nil:
+					cp.hellos = append(cp.hellos, m.GetHello())
+				case m.GetPodStatus() != nil:
+					cp.statuses = append(cp.statuses, m.GetPodStatus())
+				case m.GetPoolStatus() != nil:
+					cp.pools[m.GetPoolStatus().GetRuntime()] = m.GetPoolStatus()
+				}
+			})
+		}
+	}()
+	if err := stream.Send(&agentv1.ConnectResponse{Message: &agentv1.ConnectResponse_Sync{Sync: first}}); err != nil {
+		return err
+	}
+	for {
+		select {
+		case m := <-cp.say:
+			if err := stream.Send(m); err != nil {
+				return err
+			}
+		case err := <-received:
+			return err
+		case <-cut:
+			return grpcstatus.Error(codes.Unavailable, "cut")
+		}
+	}
+}
+
+// FetchBundle implements agentv1.AgentServiceServer.
+func (cp *fakeControlPlane) FetchBundle(r *agentv1.FetchBundleRequest, stream agentv1.AgentService_FetchBundleServer) error {
+	cp.mu.Lock()
+	data, ok := cp.bundles[r.GetDigest()]
+	cp.fetches++
+	cp.mu.Unlock()
+	if !ok {
+		return grpcstatus.Errorf(codes.NotFound, "no bundle %s", r.GetDigest())
+	}
+	for part := range slices.Chunk(data, 1000) {
+		if err := stream.Send(&agentv1.FetchBundleResponse{Data: part}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Watch implements routesv1.RouteServiceServer.
+func (cp *fakeControlPlane) Watch(_ *routesv1.WatchRequest, stream routesv1.RouteService_WatchServer) error {
+	err := stream.Send(&routesv1.WatchResponse{Generation: 1, Revision: 1, Change: &routesv1.WatchResponse_Snapshot{Snapshot: &routesv1.Snapshot{}}})
+	if err != nil {
+		return err
+	}
+	for {
+		select {
+		case m := <-cp.routes:
+			if err := stream.Send(m); err != nil {
+				return err
+			}
+		case <-stream.Context().Done():
+			return stream.Context().Err()
+		}
+	}
+}
+
+// bundle stores files as a bundle and returns its digest.
+func (cp *fakeControlPlane) bundle(files map[string]string) string {
+	cp.t.Helper()
+	var buf bytes.Buffer
+	w := tar.NewWriter(&buf)
+	for name, content := range files {
+		if err := w.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: name, Mode: 0o644, Size: int64(len(content))}); err != nil {
+			cp.t.Fatal(err)
+		}
+		if _, err := w.Write([]byte(content)); err != nil {
+			cp.t.Fatal(err)
+		}
+	}
+	if err := w.Close(); err != nil {
+		cp.t.Fatal(err)
+	}
+	sum := sha256.Sum256(buf.Bytes())
+	digest := "sha256:" + hex.EncodeToString(sum[:])
+	cp.mu.Lock()
+	defer cp.mu.Unlock()
+	cp.bundles[digest] = buf.Bytes()
+	return digest
+}
+
+// assignment is a pod named name whose code is the bundle at /function.
+func assignment(name, address, digest string) *agentv1.Assignment {
+	a := &agentv1.Assignment{
+		Epoch: &agentv1.Epoch{Generation: 1, Counter: 1}, PodUid: "uid-" + name, Namespace: "default", PodName: name, Function: name,
+		Revision: "rev-" + name, Address: address, Port: 8080, Runtime: "node24", Entry: "/function", Hostname: name,
+		IdleTimeout: durationpb.New(time.Minute),
+	}
+	if digest != "" {
+		a.Mounts = []*agentv1.Mount{{Path: "/function", Source: &agentv1.Mount_Bundle{Bundle: digest}}}
+	}
+	return a
+}
+
+func (cp *fakeControlPlane) assign(a *agentv1.Assignment) {
+	cp.say <- &agentv1.ConnectResponse{Message: &agentv1.ConnectResponse_Assign{Assign: a}}
+}
+
+func (cp *fakeControlPlane) withdraw(a *agentv1.Assignment, grace time.Duration) {
+	cp.say <- &agentv1.ConnectResponse{Message: &agentv1.ConnectResponse_Withdraw{Withdraw: &agentv1.Withdrawal{
+		PodUid: a.GetPodUid(), Epoch: a.GetEpoch(), GracePeriod: durationpb.New(grace)}}}
+}
+
+// disconnect ends the agent's stream; the next one begins with assignments.
+func (cp *fakeControlPlane) disconnect(assignments ...*agentv1.Assignment) {
+	cp.mu.Lock()
+	defer cp.mu.Unlock()
+	cp.sync = assignments
+	close(cp.cut)
+	cp.cut = make(chan struct{})
+}
+
+// wait returns once done is true of what the agent has said.
+func (cp *fakeControlPlane) wait(what string, done func() bool) {
+	cp.t.Helper()
+	ctx, cancel := context.WithTimeout(cp.t.Context(), patience)
+	defer cancel()
+	for {
+		cp.mu.Lock()
+		ok, changed := done(), cp.changed
+		cp.mu.Unlock()
+		if ok {
+			return
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			cp.mu.Lock()
+			defer cp.mu.Unlock()
+			cp.t.Fatalf("waited in vain for %s; the statuses so far: %s", what, show(cp.statuses))
+		}
+	}
+}
+
+func show(statuses []*agentv1.PodStatus) string {
+	var b bytes.Buffer
+	for _, s := range statuses {
+		fmt.Fprintf(&b, "\n  %s %s %s %s", s.GetPodUid(), s.GetState(), s.GetReason(), s.GetMessage())
+	}
+	return b.String()
+}
+
+// waitState waits until the pod's newest status is the state, and returns it.
+func (cp *fakeControlPlane) waitState(a *agentv1.Assignment, state agentv1.PodState) *agentv1.PodStatus {
+	cp.t.Helper()
+	var last *agentv1.PodStatus
+	cp.wait(fmt.Sprintf("%s to be %s", a.GetPodName(), state), func() bool {
+		for _, s := range slices.Backward(cp.statuses) {
+			if s.GetPodUid() == a.GetPodUid() {
+				last = s
+				return s.GetState() == state
+			}
+		}
+		return false
+	})
+	return last
+}
