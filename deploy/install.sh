@@ -45,4 +45,14 @@ helm upgrade --install sanfran deploy/helm/sanfran -n "$NAMESPACE" --create-name
 }
 kubectl wait --for=create node/sanfran --timeout=60s >/dev/null
 kubectl wait --for=condition=Ready node/sanfran --timeout=60s >/dev/null
+# The API server takes a new admission policy into use a few seconds after it
+# was made; a pod that is made before would have to tolerate the node by itself.
+if kubectl get mutatingadmissionpolicy sanfran-landing >/dev/null 2>&1; then
+  deadline=$((SECONDS + 60))
+  until kubectl run landing-check -n "$NAMESPACE" --image=sanfran/node:24 --dry-run=server -o jsonpath='{.spec.tolerations[*].key}' \
+    --overrides='{"spec":{"nodeSelector":{"kubernetes.io/hostname":"sanfran"}}}' | grep -q sanfran.dev/virtual-node; do
+    [ $SECONDS -lt $deadline ] || { echo "install: the admission policy sanfran-landing has no effect after 60 s; see kubectl describe mutatingadmissionpolicy sanfran-landing" >&2; exit 1; }
+    sleep 0.5
+  done
+fi
 say "SanFran runs in namespace $NAMESPACE; the virtual node sanfran is Ready"
