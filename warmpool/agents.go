@@ -148,7 +148,9 @@ func (b *Books) Connect(hello *agentv1.Hello, heard func() time.Time, now time.T
 		if a.told[p.uid()] == nil {
 			b.lost(a, p)
 		}
-		b.updateRoute(p) // its address may be another than before
+		if b.pods[p.uid()] == p {
+			b.updateRoute(p) // its address may be another than before
+		}
 	}
 	b.capacityChanged()
 	b.settle(now)

@@ -136,7 +136,10 @@ func (b *Books) Assign(want *agentv1.Assignment, exposed bool, now time.Time) er
 		b.leave(p)
 		p.want, p.content = want, content
 		b.join(p)
-		if p.node != "" {
+		if p.node == "" {
+			// An agent that comes back with the former content has no claim.
+			p.epoch = b.nextEpoch()
+		} else {
 			b.mayTry(p)
 			b.renew(p, p.node)
 			b.synthesize(p, agentv1.PodState_POD_STATE_PREPARING, "Changed", "the pod has changed and is prepared anew")

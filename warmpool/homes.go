@@ -70,6 +70,8 @@ func (b *Books) Tick(now time.Time) {
 func (b *Books) recall(p *pod) {
 	b.waiting[p.uid()] = p
 	if isClosed(b.settled) {
+		// Whoever claims it holds an earlier pod of this UID.
+		p.epoch = b.nextEpoch()
 		return
 	}
 	if home, ok := b.ledger[p.uid()]; ok {
@@ -180,14 +182,18 @@ func (b *Books) placeWaiting(now time.Time) {
 
 // renew makes node the pod's home under a new epoch and tells its agent.
 func (b *Books) renew(p *pod, node string) {
-	b.counter++
 	p.startParked = b.revisions[p.want.GetRevision()].proved
-	b.setHome(p, node, &agentv1.Epoch{Generation: b.generation, Counter: b.counter})
+	b.setHome(p, node, b.nextEpoch())
 	if a := b.agents[node]; !p.startParked {
 		a.promised[p.want.GetRuntime()]++
 	}
 	b.queue(node, p.uid())
 	b.updateRoute(p)
+}
+
+func (b *Books) nextEpoch() *agentv1.Epoch {
+	b.counter++
+	return &agentv1.Epoch{Generation: b.generation, Counter: b.counter}
 }
 
 // setHome is the one place where a pod's home and epoch change.
