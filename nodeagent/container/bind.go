@@ -13,13 +13,20 @@ import (
 // there from outside would lie underneath, unseen.
 var ownMounts = []string{"/proc", "/dev", "/tmp"}
 
+// tenant is whom a writable mount is for: a container, by its first process
+// and by the host user id that its program has.
+type tenant struct {
+	pid    int
+	hostID int
+}
+
 // bind makes m.Source visible at m.Target below the directory root, which is
 // another filesystem's root to somebody hostile: no name in it is trusted.
 // The mount is complete before it becomes visible, so that a read-only one is
-// never writable for a moment. owner gets a source that is not read-only.
+// never writable for a moment.
 //
 // It needs Linux 5.12.
-func bind(root string, m Mount, owner int) error {
+func bind(root string, m Mount, who tenant) error {
 	for _, own := range ownMounts {
 		if m.Target == own || strings.HasPrefix(m.Target, own+"/") {
 			return fmt.Errorf("mount target %q: %w: %s is the container's own", m.Target, ErrInvalid, own)
@@ -37,14 +44,13 @@ func bind(root string, m Mount, owner int) error {
 	if kind != unix.S_IFDIR && kind != unix.S_IFREG {
 		return fmt.Errorf("mount source %s: %w: neither a directory nor a regular file", m.Source, ErrInvalid)
 	}
-	attr := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV, Propagation: unix.MS_PRIVATE}
 	if m.ReadOnly {
-		attr.Attr_set |= unix.MOUNT_ATTR_RDONLY
-	} else if err := unix.Fchownat(tree, "", owner, owner, unix.AT_EMPTY_PATH); err != nil {
-		return fmt.Errorf("give mount source %s to the container: %w", m.Source, err)
+		err = setAttributes(tree, unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY})
+	} else {
+		err = giveTo(tree, who)
 	}
-	if err := unix.MountSetattr(tree, "", unix.AT_EMPTY_PATH, &attr); err != nil {
-		return fmt.Errorf("mount source %s: set attributes: %w (Linux 5.12 or newer is needed)", m.Source, err)
+	if err != nil {
+		return fmt.Errorf("mount source %s: %w", m.Source, err)
 	}
 	target, err := mountPoint(root, m.Target, kind)
 	if err != nil {
@@ -55,6 +61,45 @@ func bind(root string, m Mount, owner int) error {
 		return fmt.Errorf("mount %s on %s: %w", m.Source, m.Target, err)
 	}
 	return nil
+}
+
+// setAttributes sets those of a mount that is nowhere yet.
+func setAttributes(tree int, attr unix.MountAttr) error {
+	attr.Attr_set |= unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV
+	attr.Propagation = unix.MS_PRIVATE
+	if err := unix.MountSetattr(tree, "", unix.AT_EMPTY_PATH, &attr); err != nil {
+		return fmt.Errorf("set the mount's attributes: %w (Linux 5.12 or newer is needed)", err)
+	}
+	return nil
+}
+
+// giveTo makes a mount writable for a container. The ids of files are mapped:
+// what the container's user writes is UserID's on disk, so that the next
+// container of the same volume, whose user is another of the host's, owns it
+// too. On a filesystem that cannot map ids (overlayfs, NFS) the volume itself
+// is given to this container's user, and older files stay their writers'.
+func giveTo(tree int, who tenant) error {
+	own := func(id int) error {
+		if err := unix.Fchownat(tree, "", id, id, unix.AT_EMPTY_PATH); err != nil {
+			return fmt.Errorf("give it to user %d: %w", id, err)
+		}
+		return nil
+	}
+	if err := own(UserID); err != nil { // before ids are mapped: it is the owner on disk
+		return err
+	}
+	namespace, err := unix.Open(fmt.Sprintf("/proc/%d/ns/user", who.pid), unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("the container's user namespace: %w", err)
+	}
+	defer func() { _ = unix.Close(namespace) }()
+	err = setAttributes(tree, unix.MountAttr{Attr_set: unix.MOUNT_ATTR_IDMAP, Userns_fd: uint64(namespace)})
+	if errors.Is(err, unix.EINVAL) {
+		if err = own(who.hostID); err == nil {
+			err = setAttributes(tree, unix.MountAttr{})
+		}
+	}
+	return err
 }
 
 // mountPoint opens target below root, making what is missing: directories, and

@@ -79,7 +79,7 @@ func (c *runcContainer) Mount(ctx context.Context, m Mount) error {
 		return fmt.Errorf("container %s: mount %s: %w", c.id, m.Target, err)
 	}
 	defer c.mu.RUnlock()
-	if err := bind(c.runtime.slot(c.id).root(), m, int(c.hostID)+UserID); err != nil {
+	if err := bind(c.runtime.slot(c.id).root(), m, tenant{pid: c.process.pid, hostID: int(c.hostID) + UserID}); err != nil {
 		return fmt.Errorf("container %s: %w", c.id, err)
 	}
 	return nil

@@ -69,6 +69,31 @@ func TestMountAppearsInARunningContainer(t *testing.T) {
 	}
 }
 
+// A volume outlives its containers, each of which has another user id on the
+// host. The next one owns what the last one wrote.
+func TestVolumeKeepsItsOwnerFromContainerToContainer(t *testing.T) {
+	h := newHost(t)
+	volume := t.TempDir()
+	for _, id := range []string{"one", "two"} {
+		s := h.serve(t, id, nil)
+		if err := s.Mount(t.Context(), container.Mount{Source: volume, Target: "/data"}); err != nil {
+			t.Fatal(err)
+		}
+		if id == "two" {
+			s.expect(`return require("fs").readFileSync("/data/x", "utf8")`, "one")
+			s.expect(`return require("fs").statSync("/data/x").uid`, "65534")
+		}
+		s.expect(`require("fs").writeFileSync("/data/x", "`+id+`", {mode: 0o600})`, "<nil>")
+		s.expect(`require("fs").chmodSync("/data", 0o700)`, "<nil>")
+		if err := s.Destroy(t.Context()); err != nil {
+			t.Error(err)
+		}
+	}
+	if data, err := os.ReadFile(filepath.Join(volume, "x")); string(data) != "two" {
+		t.Errorf("the volume's file: %q, %v", data, err)
+	}
+}
+
 // A tenant with a writable volume plants links in it; a mount point on such a
 // path must stay inside, whatever they say.
 func TestMountPointsNeverLeaveTheContainer(t *testing.T) {

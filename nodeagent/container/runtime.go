@@ -144,8 +144,9 @@ type Mount struct {
 	// inside the container's root and can never leave it.
 	Target string
 	// ReadOnly refuses writes with EROFS. A source that is not read-only is
-	// given to the container: its owner becomes the container's user (the
-	// directory itself, not what is in it).
+	// given to the container's user (itself, not what is in it), and so to
+	// the user of every later container that it is mounted in: all of them
+	// see, and share, the same owner.
 	ReadOnly bool
 }
 
