@@ -64,6 +64,11 @@ func newHost(t *testing.T) *host {
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() {
+		if err := os.RemoveAll(dir); err != nil {
+			t.Error(err)
+		}
+	})
 	if err := os.Chmod(dir, 0o711); err != nil {
 		t.Fatal(err)
 	}
@@ -74,9 +79,6 @@ func newHost(t *testing.T) *host {
 			t.Error(err)
 		}
 		h.removeBase(t)
-		if err := os.RemoveAll(dir); err != nil {
-			t.Error(err)
-		}
 		goleak.VerifyNone(t)
 	})
 	return h
