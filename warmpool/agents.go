@@ -17,6 +17,9 @@ type agent struct {
 	told    map[string]*agentv1.PodStatus // what Hello said of pods; until Sync
 	session *Session                      // nil while it is not connected
 	ended   time.Time                     // when the last session ended
+	// leaving: it has let go of pods unasked, as an agent that stops does. It
+	// gets no more until it says hello again.
+	leaving bool
 	pods    map[string]*pod
 	pools   map[string]*agentv1.PoolStatus // by runtime
 	// promised counts pods given to the agent since its last PoolStatus that
@@ -123,7 +126,7 @@ func (b *Books) Connect(hello *agentv1.Hello, heard func() time.Time, now time.T
 	if a.session != nil {
 		a.session.end(ErrReplaced)
 	}
-	a.hello = hello
+	a.hello, a.leaving = hello, false
 	a.told = make(map[string]*agentv1.PodStatus, len(hello.GetPods()))
 	for _, ps := range hello.GetPods() {
 		if ps.GetState() != agentv1.PodState_POD_STATE_GONE {

@@ -102,8 +102,9 @@ func NewBooks(generation uint64, ledger map[string]Home, routes *RouteTable, siz
 
 // Assign makes the pod known, or changes what is known of it. Its epoch and
 // start_parked are set here and ignored in want. An equal assignment is no
-// change; a different one reaches the pod's home under a new epoch. A pod that
-// is being withdrawn is not changed any more.
+// change; one whose files alone differ reaches the pod's home under the same
+// epoch, another under a new one. A pod that is being withdrawn is not changed
+// any more.
 func (b *Books) Assign(want *agentv1.Assignment, exposed bool, now time.Time) error {
 	if want.GetPodUid() == "" || want.GetRevision() == "" || want.GetRuntime() == "" {
 		return fmt.Errorf("%w: pod %s/%s: uid %q, revision %q, runtime %q; none may be empty",
@@ -132,7 +133,12 @@ func (b *Books) Assign(want *agentv1.Assignment, exposed bool, now time.Time) er
 		return nil
 	}
 	p.exposed = exposed
-	if p.content != content {
+	switch {
+	case p.content == content && !proto.Equal(p.want, want):
+		// Files alone were renewed, such as a token: the work stays the same.
+		p.want = want
+		b.queue(p.node, p.uid())
+	case p.content != content:
 		b.leave(p)
 		p.want, p.content = want, content
 		b.join(p)
@@ -299,7 +305,17 @@ func bundlesOf(want *agentv1.Assignment) []string {
 	return digests
 }
 
+// contentOf is a digest of what makes a pod's containers what they are. The
+// contents of files are not in it: tokens among them are replaced all the time,
+// and after a start of the control plane too, and a pod must not be restarted
+// for that.
 func contentOf(want *agentv1.Assignment) (string, error) {
+	want = proto.CloneOf(want)
+	for _, m := range want.GetMounts() {
+		for name := range m.GetFiles().GetFiles() {
+			m.GetFiles().GetFiles()[name] = nil
+		}
+	}
 	data, err := proto.MarshalOptions{Deterministic: true}.Marshal(want)
 	if err != nil {
 		return "", fmt.Errorf("encode the assignment of pod %s/%s: %w", want.GetNamespace(), want.GetPodName(), err)

@@ -561,3 +561,56 @@ func TestI7OneHome(t *testing.T) {
 		}
 	})
 }
+
+func TestRenewedFilesKeepTheEpoch(t *testing.T) {
+	w := fresh(t, "n1")
+	a := w.agent("n1")
+	withToken := func(token string) *agentv1.Assignment {
+		x := assignment("a", "r1")
+		x.Mounts = append(x.Mounts, &agentv1.Mount{Path: "/var/run/secrets", Source: &agentv1.Mount_Files{Files: &agentv1.FileSet{Files: map[string][]byte{"token": []byte(token)}}}})
+		return x
+	}
+	if err := w.books.Assign(withToken("first"), true, w.now); err != nil {
+		t.Fatal(err)
+	}
+	w.deliver()
+	w.report(a, "a", active)
+	epoch := a.pods["a"].GetEpoch()
+	if err := w.books.Assign(withToken("second"), true, w.now); err != nil {
+		t.Fatal(err)
+	}
+	messages := w.books.Take(a.session)
+	if len(messages) != 1 {
+		t.Fatalf("%d messages, want one", len(messages))
+	}
+	again := messages[0].GetAssign()
+	if compareEpochs(again.GetEpoch(), epoch) != 0 || string(again.GetMounts()[1].GetFiles().GetFiles()["token"]) != "second" {
+		t.Errorf("the agent was told %v", again)
+	}
+	w.expect("a", active, "")
+	// A file more or less is other work.
+	other := withToken("second")
+	other.GetMounts()[1].GetFiles().GetFiles()["ca.crt"] = nil
+	if err := w.books.Assign(other, true, w.now); err != nil {
+		t.Fatal(err)
+	}
+	w.expect("a", preparing, "Changed")
+}
+
+func TestStoppingAgentGetsNothingMore(t *testing.T) {
+	w := fresh(t, "n1")
+	a := w.agent("n1")
+	w.assign("a", "r1")
+	w.report(a, "a", active)
+	// It stops: it lets go of its pods before its stream ends.
+	w.books.ReportPod(a.session, &agentv1.PodStatus{PodUid: "a", Epoch: a.pods["a"].GetEpoch(), State: goneState}, w.now)
+	w.expect("a", preparing, "NoAgent")
+	if n := len(w.books.Take(a.session)); n != 0 {
+		t.Errorf("%d messages for an agent that stops", n)
+	}
+	clear(a.pods)
+	clear(a.state)
+	w.disconnect(a)
+	w.connect(a)
+	w.expect("a", parked, "") // its revision is proved
+}

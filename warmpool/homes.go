@@ -225,7 +225,7 @@ func (b *Books) candidates(p *pod) []Candidate {
 	bundles := bundlesOf(p.want)
 	var list []Candidate
 	for _, a := range b.agents {
-		if a.session == nil || !a.runs(p.want.GetRuntime()) || a.full() {
+		if a.session == nil || a.leaving || !a.runs(p.want.GetRuntime()) || a.full() {
 			continue
 		}
 		pool := a.pools[p.want.GetRuntime()]
@@ -245,7 +245,7 @@ func (b *Books) explainWaiting(p *pod) {
 	r := b.revisions[p.want.GetRevision()]
 	connected, able := 0, 0
 	for _, a := range b.agents {
-		if a.session != nil {
+		if a.session != nil && !a.leaving {
 			connected++
 			if a.runs(p.want.GetRuntime()) {
 				able++

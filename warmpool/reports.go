@@ -35,6 +35,7 @@ func (b *Books) ReportPod(s *Session, status *agentv1.PodStatus, now time.Time) 
 		return
 	case gone:
 		// Nobody asked for that: the pod still exists, so it needs a home.
+		a.leaving = true
 		b.unhome(p)
 		b.waiting[p.uid()] = p
 		b.placeWaiting(now)
