@@ -175,7 +175,7 @@ func (a *Agent) unavailable(w http.ResponseWriter, r *http.Request, err error) {
 		return
 	}
 	problem := router.Problem{Status: http.StatusServiceUnavailable, Code: refusal(err), Message: err.Error(), RetryAfter: time.Second}
-	if errors.Is(err, errQueueFull) || errors.Is(err, errQueueTimeout) {
+	if problem.Code == "QueueFull" || problem.Code == "QueueTimeout" {
 		problem.RetryAfter = 5 * time.Second
 	}
 	router.WriteProblem(w, r, problem)
@@ -188,7 +188,7 @@ func refusal(err error) string {
 		return asFailure(err).reason
 	case errors.Is(err, errQueueFull):
 		return "QueueFull"
-	case errors.Is(err, errQueueTimeout):
+	case errors.Is(err, errQueueTimeout), errors.Is(err, context.DeadlineExceeded):
 		return "QueueTimeout"
 	case errors.Is(err, errWithdrawn):
 		return "PodWithdrawn"

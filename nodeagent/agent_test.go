@@ -1,0 +1,376 @@
+package nodeagent
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	"sanfran.dev/nodeagent/container"
+	agentv1 "sanfran.dev/proto/sanfran/agent/v1"
+	routesv1 "sanfran.dev/proto/sanfran/routes/v1"
+	"sanfran.dev/router"
+)
+
+func wantAnswer(t *testing.T, got answer, code int, contains string) {
+	t.Helper()
+	if got.err != nil || got.code != code || !strings.Contains(got.body, contains) {
+		t.Errorf("got %d %q (%v), want %d and %q", got.code, got.body, got.err, code, contains)
+	}
+}
+
+func TestManyRequestsMakeOneActivation(t *testing.T) {
+	ta := startTestAgent(t, nil)
+	pod := assignment("hello", "10.245.0.1", ta.cp.bundle(nil))
+	pod.StartParked = true
+	ta.assigned(pod, agentv1.PodState_POD_STATE_PARKED)
+	var wg sync.WaitGroup
+	for range 50 {
+		wg.Go(func() { wantAnswer(t, ta.viaData(t.Context(), pod, "/"), 200, "default/hello under ") })
+	}
+	wg.Wait()
+	if n := ta.workers.loaded("hello"); n != 1 {
+		t.Errorf("%d activations, want 1", n)
+	}
+}
+
+func TestTheFirstPodOfARevisionIsActivatedAtOnce(t *testing.T) {
+	ta := startTestAgent(t, nil)
+	pod := assignment("hello", "10.245.0.1", ta.cp.bundle(map[string]string{"index.js": "x"}))
+	pod.Mounts = append(pod.Mounts, &agentv1.Mount{Path: "/data", Source: &agentv1.Mount_EmptyDir{EmptyDir: &agentv1.EmptyDir{Name: "d"}}})
+	pod.Resources = &agentv1.Resources{MilliCpu: 250, MemoryBytes: 64 << 20}
+	s := ta.assigned(pod, agentv1.PodState_POD_STATE_ACTIVE)
+	if s.GetInstance().GetLeaseId() == "" || s.GetInstance().GetNonce() == "" || s.GetInstance().GetAddress() == "" || s.GetStartedAt() == nil {
+		t.Errorf("incomplete status %v", s)
+	}
+	for _, c := range ta.runtime.Live() {
+		if len(c.Mounts()) == 0 {
+			continue
+		}
+		targets := map[string]bool{}
+		for _, m := range c.Mounts() {
+			targets[m.Target] = m.ReadOnly
+		}
+		for target, readOnly := range map[string]bool{"/function": true, "/data": false, "/etc/resolv.conf": true, "/etc/hosts": true, "/etc/hostname": true} {
+			if got, ok := targets[target]; !ok || got != readOnly {
+				t.Errorf("%s: mounted %v, read-only %v", target, ok, got)
+			}
+		}
+		if want := (container.Resources{MilliCPU: 250, MemoryBytes: 64 << 20}); c.Resources() != want {
+			t.Errorf("limits %+v, want %+v", c.Resources(), want)
+		}
+	}
+}
+
+func TestWaitersThatGiveUpEndTheAttempt(t *testing.T) {
+	started, hold := make(chan struct{}, 10), make(chan struct{})
+	ta := startTestAgent(t, func(ta *testAgent, c *Config) {
+		c.PoolTarget = 1 // none is kept warm beside the one the test takes
+		ta.runtime.OnStart = func(ctx context.Context, _ container.Config) error {
+			select {
+			case started <- struct{}{}:
+			default:
+			}
+			select {
+			case <-hold:
+				return nil
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		}
+	})
+	pod := assignment("hello", "10.245.0.1", ta.cp.bundle(nil))
+	pod.StartParked = true
+	ta.assigned(pod, agentv1.PodState_POD_STATE_PARKED)
+	<-started
+	ctx, cancel := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	for range 20 {
+		wg.Go(func() { ta.viaData(ctx, pod, "/") })
+	}
+	p := ta.pods.get(pod.GetPodUid())
+	eventually(t, "all requests to wait", func() bool { return locked(p, func() bool { return p.waiting == 20 }) })
+	cancel()
+	wg.Wait()
+	eventually(t, "the attempt to end", func() bool { return locked(p, func() bool { return p.waiting == 0 && p.attempt == nil }) })
+	if state := p.status().State; state != Parked {
+		t.Errorf("the pod is %v, want Parked", state)
+	}
+	close(hold)
+	wantAnswer(t, ta.viaData(t.Context(), pod, "/"), 200, "default/hello")
+}
+
+func locked(p *pod, f func() bool) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return f()
+}
+
+// eventually polls for what nothing tells of.
+func eventually(t *testing.T, what string, done func() bool) {
+	t.Helper()
+	deadline := time.After(patience)
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for !done() {
+		select {
+		case <-tick.C:
+		case <-deadline:
+			t.Fatalf("waited in vain for %s", what)
+		}
+	}
+}
+
+func TestNoRequestIsRefusedBecauseThePodIsParked(t *testing.T) {
+	ta := startTestAgent(t, nil)
+	pod := assignment("hello", "10.245.0.1", ta.cp.bundle(nil))
+	pod.IdleTimeout = durationpb.New(2 * time.Millisecond)
+	ta.assigned(pod, agentv1.PodState_POD_STATE_PARKED)
+	var wg sync.WaitGroup
+	for i := range 4 {
+		wg.Go(func() {
+			for range 40 {
+				wantAnswer(t, ta.viaData(t.Context(), pod, "/"), 200, "default/hello")
+				<-time.After(time.Duration(i) * time.Millisecond)
+			}
+		})
+	}
+	wg.Wait()
+	if n := ta.workers.loaded("hello"); n < 3 {
+		t.Errorf("only %d activations: the pod was hardly ever parked", n)
+	}
+}
+
+func TestARequestInFlightIsNotIdle(t *testing.T) {
+	ta := startTestAgent(t, nil)
+	pod := assignment("hello", "10.245.0.1", ta.cp.bundle(nil))
+	pod.IdleTimeout = durationpb.New(5 * time.Millisecond)
+	ta.assigned(pod, agentv1.PodState_POD_STATE_PARKED)
+	got := make(chan answer, 1)
+	go func() { got <- ta.viaData(t.Context(), pod, "/block") }()
+	<-ta.workers.blocked
+	<-time.After(50 * time.Millisecond) // ten times the idle timeout
+	if state := ta.pods.get(pod.GetPodUid()).status().State; state != Active {
+		t.Errorf("the pod is %v while a request runs", state)
+	}
+	close(ta.workers.release)
+	wantAnswer(t, <-got, 200, "default/hello")
+}
+
+func TestFailedPodsAnswerWithTheReason(t *testing.T) {
+	ta := startTestAgent(t, nil)
+	pod := assignment("broken", "10.245.0.1", ta.cp.bundle(nil))
+	ta.workers.setBroken("broken", true)
+	s := ta.assigned(pod, agentv1.PodState_POD_STATE_FAILED)
+	if s.GetReason() != "SyntaxError" || s.GetMessage() != "index.js:1: broken\nhere" {
+		t.Errorf("reason %q, message %q", s.GetReason(), s.GetMessage())
+	}
+	wantAnswer(t, ta.viaData(t.Context(), pod, "/"), http.StatusBadGateway, "SyntaxError")
+	missing := assignment("missing", "10.245.0.2", "sha256:"+strings.Repeat("0", 64))
+	if s := ta.assigned(missing, agentv1.PodState_POD_STATE_FAILED); s.GetReason() != ReasonBundleFetchFailed {
+		t.Errorf("reason %q", s.GetReason())
+	}
+	other := assignment("other", "10.245.0.3", ta.cp.bundle(nil))
+	other.Runtime = "deno"
+	if s := ta.assigned(other, agentv1.PodState_POD_STATE_FAILED); s.GetReason() != ReasonRuntimeUnknown {
+		t.Errorf("reason %q", s.GetReason())
+	}
+}
+
+func TestAContainerThatDiesCostsItsRequestsOnly(t *testing.T) {
+	ta := startTestAgent(t, nil)
+	pod := assignment("hello", "10.245.0.1", ta.cp.bundle(nil))
+	ta.assigned(pod, agentv1.PodState_POD_STATE_ACTIVE)
+	wantAnswer(t, ta.viaData(t.Context(), pod, "/die"), http.StatusBadGateway, "UpstreamFailed")
+	if s := ta.cp.waitState(pod, agentv1.PodState_POD_STATE_PARKED); s.GetRestartCount() != 1 {
+		t.Errorf("restart count %d", s.GetRestartCount())
+	}
+	wantAnswer(t, ta.viaData(t.Context(), pod, "/"), 200, "default/hello")
+	wantAnswer(t, ta.viaData(t.Context(), pod, "/die"), http.StatusBadGateway, "UpstreamFailed")
+	if s := ta.cp.waitState(pod, agentv1.PodState_POD_STATE_FAILED); s.GetReason() != ReasonExited {
+		t.Errorf("reason %q", s.GetReason())
+	}
+}
+
+func TestTooManyWaiters(t *testing.T) {
+	hold := make(chan struct{})
+	ta := startTestAgent(t, func(ta *testAgent, c *Config) {
+		c.QueueLength = 2
+		c.QueueTimeout = 200 * time.Millisecond
+		ta.runtime.OnStart = func(ctx context.Context, _ container.Config) error {
+			select {
+			case <-hold:
+				return nil
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		}
+	})
+	pod := assignment("hello", "10.245.0.1", ta.cp.bundle(nil))
+	pod.StartParked = true
+	ta.assigned(pod, agentv1.PodState_POD_STATE_PARKED)
+	p := ta.pods.get(pod.GetPodUid())
+	var wg sync.WaitGroup
+	for range 2 {
+		wg.Go(func() {
+			wantAnswer(t, ta.viaData(t.Context(), pod, "/"), http.StatusServiceUnavailable, "QueueTimeout")
+		})
+	}
+	eventually(t, "two to wait", func() bool { return locked(p, func() bool { return p.waiting == 2 }) })
+	third := ta.viaData(t.Context(), pod, "/")
+	wantAnswer(t, third, http.StatusServiceUnavailable, "QueueFull")
+	if third.header.Get("Retry-After") == "" {
+		t.Error("no Retry-After")
+	}
+	wg.Wait()
+	close(hold)
+}
+
+func TestEpochs(t *testing.T) {
+	ta := startTestAgent(t, nil)
+	pod := assignment("hello", "10.245.0.1", ta.cp.bundle(nil))
+	pod.Epoch = &agentv1.Epoch{Generation: 2, Counter: 5}
+	first := ta.assigned(pod, agentv1.PodState_POD_STATE_ACTIVE)
+
+	stale := proto.Clone(pod).(*agentv1.Assignment)
+	stale.Epoch = &agentv1.Epoch{Generation: 1, Counter: 9}
+	ta.cp.assign(stale)
+	ta.cp.withdraw(stale, 0)
+	renewed := proto.Clone(pod).(*agentv1.Assignment)
+	renewed.Epoch = &agentv1.Epoch{Generation: 3, Counter: 1}
+	renewed.StartParked = true
+	ta.cp.assign(renewed)
+	ta.cp.wait("the renewed epoch", func() bool {
+		last := ta.cp.statuses[len(ta.cp.statuses)-1]
+		return last.GetEpoch().GetGeneration() == 3
+	})
+	if s := ta.cp.waitState(pod, agentv1.PodState_POD_STATE_ACTIVE); s.GetInstance().GetLeaseId() != first.GetInstance().GetLeaseId() {
+		t.Error("the same work under a newer epoch replaced the container")
+	}
+
+	changed := proto.Clone(renewed).(*agentv1.Assignment)
+	changed.Epoch.Counter++
+	changed.Env = []*agentv1.EnvVar{{Name: "A", Value: "b"}}
+	changed.StartParked = false
+	ta.cp.assign(changed)
+	ta.cp.wait("another container", func() bool {
+		last := ta.cp.statuses[len(ta.cp.statuses)-1]
+		return last.GetState() == agentv1.PodState_POD_STATE_ACTIVE && last.GetInstance().GetLeaseId() != first.GetInstance().GetLeaseId()
+	})
+
+	ta.cp.withdraw(changed, time.Second)
+	ta.cp.waitState(pod, agentv1.PodState_POD_STATE_GONE)
+	ta.cp.assign(renewed) // late: older than the withdrawal
+	fresh := assignment("fresh", "10.245.0.2", ta.cp.bundle(nil))
+	ta.assigned(fresh, agentv1.PodState_POD_STATE_ACTIVE)
+	if ta.pods.get(pod.GetPodUid()) != nil {
+		t.Error("a withdrawn pod came back under an older epoch")
+	}
+}
+
+func TestSyncDropsWhatIsNotInIt(t *testing.T) {
+	ta := startTestAgent(t, nil)
+	stays, goes := assignment("stays", "10.245.0.1", ta.cp.bundle(nil)), assignment("goes", "10.245.0.2", ta.cp.bundle(nil))
+	before := ta.assigned(stays, agentv1.PodState_POD_STATE_ACTIVE)
+	ta.assigned(goes, agentv1.PodState_POD_STATE_ACTIVE)
+	ta.cp.disconnect(stays)
+	ta.cp.wait("a second hello", func() bool { return len(ta.cp.hellos) == 2 })
+	if held := ta.cp.hellos[1].GetPods(); len(held) != 2 {
+		t.Errorf("the second hello names %d pods, want 2", len(held))
+	}
+	ta.cp.waitState(goes, agentv1.PodState_POD_STATE_GONE)
+	if ta.pods.get(goes.GetPodUid()) != nil {
+		t.Error("the pod that the control plane does not know is still here")
+	}
+	if s := ta.pods.get(stays.GetPodUid()).status(); s.Instance == nil || s.Instance.lease != before.GetInstance().GetLeaseId() {
+		t.Error("the pod that stays lost its container")
+	}
+	wantAnswer(t, ta.viaData(t.Context(), goes, "/"), http.StatusMisdirectedRequest, "")
+}
+
+func TestRequestsGoOnWithoutTheControlPlane(t *testing.T) {
+	ta := startTestAgent(t, nil)
+	warm, cold := assignment("warm", "10.245.0.1", ta.cp.bundle(nil)), assignment("cold", "10.245.0.2", ta.cp.bundle(nil))
+	cold.StartParked = true
+	ta.assigned(warm, agentv1.PodState_POD_STATE_ACTIVE)
+	ta.assigned(cold, agentv1.PodState_POD_STATE_PARKED)
+	ta.cp.server.Stop()
+	wantAnswer(t, ta.viaData(t.Context(), warm, "/"), 200, "default/warm")
+	wantAnswer(t, ta.viaData(t.Context(), cold, "/"), 200, "default/cold")
+	if err := ta.Ready(t.Context()); err != nil {
+		t.Errorf("not ready without the control plane: %v", err)
+	}
+}
+
+func TestWithdrawalLetsRequestsFinish(t *testing.T) {
+	ta := startTestAgent(t, nil)
+	pod := assignment("hello", "10.245.0.1", ta.cp.bundle(nil))
+	ta.assigned(pod, agentv1.PodState_POD_STATE_ACTIVE)
+	got := make(chan answer, 1)
+	go func() { got <- ta.viaData(t.Context(), pod, "/block") }()
+	<-ta.workers.blocked
+	ta.cp.withdraw(pod, 10*time.Second)
+	eventually(t, "the withdrawal", func() bool { return ta.pods.get(pod.GetPodUid()) == nil })
+	refused := ta.viaData(t.Context(), pod, "/")
+	wantAnswer(t, refused, http.StatusMisdirectedRequest, "")
+	if refused.header.Get(router.HeaderRefused) != router.AgentNonce {
+		t.Errorf("refused with %q", refused.header.Get(router.HeaderRefused))
+	}
+	close(ta.workers.release)
+	wantAnswer(t, <-got, 200, "default/hello")
+	ta.cp.waitState(pod, agentv1.PodState_POD_STATE_GONE)
+}
+
+func TestPodAddressesFollowThePod(t *testing.T) {
+	ta := startTestAgent(t, nil)
+	pod := assignment("hello", "127.0.0.1", ta.cp.bundle(nil))
+	pod.IdleTimeout = durationpb.New(50 * time.Millisecond)
+	ta.assigned(pod, agentv1.PodState_POD_STATE_PARKED)
+	got := get(t.Context(), ta.pod+"/", router.HeaderLease, "made up by the client")
+	wantAnswer(t, got, 200, "default/hello")
+	ta.cp.withdraw(pod, time.Second)
+	ta.cp.waitState(pod, agentv1.PodState_POD_STATE_GONE)
+	for _, want := range []string{"assign 127.0.0.1", "direct 127.0.0.1", "park 127.0.0.1", "remove 127.0.0.1"} {
+		if !ta.owner.did1(want) {
+			t.Errorf("never: %s", want)
+		}
+	}
+	wantAnswer(t, get(t.Context(), ta.pod+"/"), http.StatusServiceUnavailable, "PodUnknown")
+}
+
+func TestPodsElsewhereAreForwardedToTheirHome(t *testing.T) {
+	home := startTestAgent(t, nil)
+	pod := assignment("hello", "127.0.0.1", home.cp.bundle(nil))
+	pod.StartParked = true
+	home.assigned(pod, agentv1.PodState_POD_STATE_PARKED)
+
+	ta := startTestAgent(t, nil)
+	ta.cp.routes <- &routesv1.WatchResponse{Generation: 1, Revision: 2, Change: &routesv1.WatchResponse_Delta{Delta: &routesv1.Delta{Upserted: []*routesv1.Route{{
+		PodUid: pod.GetPodUid(), Namespace: "default", PodName: "hello", Function: "hello", Revision: pod.GetRevision(), Address: "127.0.0.1", Port: 8080, Ready: true,
+		HomeNode: "node-b", HomeAddress: strings.TrimPrefix(home.data, "http://"),
+	}}}}}
+	eventually(t, "the route", func() bool { return ta.owner.did1("assign 127.0.0.1") })
+	wantAnswer(t, get(t.Context(), ta.pod+"/"), 200, "default/hello")
+	ta.cp.routes <- &routesv1.WatchResponse{Generation: 1, Revision: 3, Change: &routesv1.WatchResponse_Delta{Delta: &routesv1.Delta{RemovedPodUids: []string{pod.GetPodUid()}}}}
+	eventually(t, "the route to go", func() bool { return ta.owner.did1("remove 127.0.0.1") })
+}
+
+func TestStaleAddressesAreRemovedOnceAllIsKnown(t *testing.T) {
+	ta := startTestAgent(t, func(ta *testAgent, _ *Config) {
+		for i := range 3 {
+			_ = ta.owner.Assign([]addrOf{"10.245.9.1", "10.245.9.2", "10.245.9.3"}[i].parse())
+		}
+	})
+	eventually(t, "readiness", func() bool { return ta.Ready(t.Context()) == nil })
+	for i := range 3 {
+		if want := fmt.Sprintf("remove 10.245.9.%d", i+1); !ta.owner.did1(want) {
+			t.Errorf("never: %s", want)
+		}
+	}
+}

@@ -1,0 +1,177 @@
+package nodeagent
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"fmt"
+	"net"
+	"net/http"
+	"sync"
+
+	"sanfran.dev/nodeagent/container"
+	"sanfran.dev/nodeagent/container/containertest"
+	"sanfran.dev/router"
+)
+
+// fakeWorkers are the programs of fake containers. They keep to the control
+// protocol and to the rules of leases like the real worker.
+type fakeWorkers struct {
+	mu sync.Mutex
+	// broken functions do not load.
+	broken map[string]bool
+	loads  map[string]int
+	// release, if not nil, is what a request for /block waits for; each one
+	// that waits says so on blocked.
+	release chan struct{}
+	blocked chan struct{}
+}
+
+func newFakeWorkers() *fakeWorkers {
+	return &fakeWorkers{broken: map[string]bool{}, loads: map[string]int{}, release: make(chan struct{}), blocked: make(chan struct{}, 100)}
+}
+
+func (f *fakeWorkers) loaded(function string) int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.loads[function]
+}
+
+func (f *fakeWorkers) setBroken(function string, broken bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.broken[function] = broken
+}
+
+// fakeWorker is one of them.
+type fakeWorker struct {
+	all    *fakeWorkers
+	sock   net.Conn
+	exit   context.CancelFunc
+	status container.ExitStatus
+
+	mu       sync.Mutex
+	active   map[string]string // the strings of the activation
+	draining bool
+	inFlight int
+	idle     *sync.Cond
+}
+
+func (f *fakeWorkers) run(ctx context.Context, p *containertest.Process) container.ExitStatus {
+	ctx, exit := context.WithCancel(ctx)
+	defer exit()
+	sock, err := net.FileConn(p.Control)
+	if err != nil {
+		return container.ExitStatus{Code: 10}
+	}
+	listener, err := net.FileListener(p.Listener)
+	if err != nil {
+		return container.ExitStatus{Code: 11}
+	}
+	w := &fakeWorker{all: f, sock: sock, exit: exit}
+	w.idle = sync.NewCond(&w.mu)
+	server := &http.Server{Handler: w}
+	var work sync.WaitGroup
+	work.Go(func() { _ = server.Serve(listener) })
+	work.Go(func() { w.converse(ctx) })
+	w.say(`{"type":"warm"}`)
+	<-ctx.Done()
+	server.Close()
+	listener.Close()
+	sock.Close()
+	w.mu.Lock()
+	w.inFlight = 0
+	w.idle.Broadcast()
+	w.mu.Unlock()
+	work.Wait()
+	return w.status
+}
+
+func (w *fakeWorker) say(line string) { _, _ = fmt.Fprintln(w.sock, line) }
+
+func (w *fakeWorker) converse(context.Context) {
+	var drains sync.WaitGroup
+	defer drains.Wait()
+	lines := bufio.NewScanner(w.sock)
+	lines.Buffer(nil, 1<<20)
+	for lines.Scan() {
+		var m map[string]any
+		if json.Unmarshal(lines.Bytes(), &m) != nil {
+			return
+		}
+		switch m["type"] {
+		case "activate":
+			w.activate(m)
+		case "drain":
+			w.mu.Lock()
+			w.draining = true
+			w.mu.Unlock()
+			drains.Go(func() {
+				w.mu.Lock()
+				for w.inFlight > 0 {
+					w.idle.Wait()
+				}
+				w.mu.Unlock()
+				w.say(`{"type":"drained"}`)
+			})
+		}
+	}
+}
+
+func (w *fakeWorker) activate(m map[string]any) {
+	active := map[string]string{}
+	for key, value := range m {
+		if s, ok := value.(string); ok {
+			active[key] = s
+		}
+	}
+	f := w.all
+	f.mu.Lock()
+	f.loads[active["function"]]++
+	broken := f.broken[active["function"]]
+	f.mu.Unlock()
+	if broken {
+		w.say(`{"type":"failed","reason":"SyntaxError","message":"index.js:1: broken","stack":"here"}`)
+		return
+	}
+	w.mu.Lock()
+	w.active = active
+	w.mu.Unlock()
+	w.say(`{"type":"ready","loadMs":1}`)
+}
+
+// ServeHTTP is the function, behind the door of the lease.
+func (w *fakeWorker) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
+	w.mu.Lock()
+	if w.active == nil || w.draining || r.Header.Get(router.HeaderLease) != w.active["lease"] {
+		nonce := w.active["nonce"]
+		w.mu.Unlock()
+		rw.Header().Set(router.HeaderRefused, nonce)
+		rw.WriteHeader(http.StatusMisdirectedRequest)
+		return
+	}
+	w.inFlight++
+	active := w.active
+	w.mu.Unlock()
+	defer func() {
+		w.mu.Lock()
+		if w.inFlight > 0 {
+			w.inFlight--
+		}
+		w.idle.Broadcast()
+		w.mu.Unlock()
+	}()
+	switch r.URL.Path {
+	case "/die":
+		w.status = container.ExitStatus{Code: 3}
+		w.exit()
+		panic(http.ErrAbortHandler)
+	case "/block":
+		w.all.blocked <- struct{}{}
+		select {
+		case <-w.all.release:
+		case <-r.Context().Done():
+		}
+	}
+	fmt.Fprintf(rw, "%s/%s under %s", active["namespace"], active["pod"], active["lease"])
+}
