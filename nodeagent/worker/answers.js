@@ -3,24 +3,21 @@
 // What the worker itself answers, and what it writes into the function's log.
 
 const http = require('node:http')
-const { inspect } = require('node:util')
 
 const { writeOwnHead } = require('./headers.js')
+const { traceOf } = require('./trace.js')
 
 const { stringify } = JSON
-const { stderr } = process
-const writeLog = stderr.write.bind(stderr)
+
+/**
+ * Writes into the function's log. The stream is looked up anew each time: it is
+ * made when it is first used, as in a program that has written nothing yet, and
+ * a function that redirects it gets this too.
+ */
+const writeLog = (text) => process.stderr.write(text)
 
 /** Writes an error with its stack, causes and properties into the log. */
-function logError(error) {
-  let text
-  try {
-    text = inspect(error)
-  } catch {
-    text = 'an error that cannot be shown: inspecting it throws'
-  }
-  writeLog(text + '\n')
-}
+const logError = (error) => writeLog(traceOf(error) + '\n')
 
 /** Refuses a request that is not for this container's lease: no function code saw it. */
 function refuse(res, nonce) {

@@ -6,10 +6,9 @@ const path = require('node:path')
 const { fileURLToPath } = require('node:url')
 const { inspect, types } = require('node:util')
 
+const { locate } = require('./syntax-error.js')
 const { NoHandler } = require('./no-handler.js')
-
-/** The worker's own folder; its frames are no news to a function's author. */
-const OWN = __dirname + path.sep
+const { traceOf } = require('./trace.js')
 
 /** A function that does not load: what the agent is told. */
 class Failure extends Error {
@@ -30,9 +29,10 @@ class Failure extends Error {
  *
  * @param {unknown} thrown
  * @param {string} folder the bundle's; files below it are named relative to it
+ * @param {string} [file] the module that was loaded
  * @returns {Failure}
  */
-function failureOf(thrown, folder) {
+function failureOf(thrown, folder, file) {
   if (thrown instanceof Failure) return thrown
   if (thrown instanceof NoHandler) return new Failure('NoHandler', thrown.message.replaceAll(folder + path.sep, ''))
   const trace = traceOf(thrown)
@@ -52,6 +52,10 @@ function failureOf(thrown, folder) {
     // throws (JSON.parse) begins with its name.
     const place = /^((?:file:\/\/)?\/.*):(\d+)$/m.exec(firstLine(String(thrown.stack)))
     if (place) return new Failure('SyntaxError', `${short(place[1])}:${place[2]}: ${firstLine(thrown.message)}`, trace)
+    if (/^\s+at compileSourceTextModule /m.test(thrown.stack)) {
+      const found = file === undefined ? '' : locate(file)
+      return new Failure('SyntaxError', (found && `${short(found)}: `) + firstLine(thrown.message), (found && `${found}\n`) + trace)
+    }
     const json = /^(\/.*\.json): (.*)/.exec(thrown.message)
     if (json) return new Failure('SyntaxError', `${short(json[1])}: ${json[2]}`, trace)
   }
@@ -92,20 +96,6 @@ function whereOf(thrown, folder) {
     if (file !== place && !file.startsWith('/')) return ` (${file})`
   }
   return ''
-}
-
-// What Node would print, without the worker's own frames and those of Node's
-// module loader that called the bundle.
-function traceOf(thrown) {
-  let text
-  try {
-    text = inspect(thrown)
-  } catch {
-    return 'threw a value that cannot be shown: inspecting it throws'
-  }
-  return text.split('\n')
-    .filter((line) => !/^\s+at /.test(line) || !(line.includes(OWN) || line.includes('node:internal/')))
-    .join('\n')
 }
 
 module.exports = { Failure, failureOf }

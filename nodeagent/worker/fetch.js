@@ -7,7 +7,7 @@ const { Readable } = require('node:stream')
 const { answerFailure, logError } = require('./answers.js')
 const { createError } = require('./express.js')
 
-const { setImmediate } = globalThis
+const { Promise, setImmediate } = globalThis
 
 /**
  * The handler for a function that takes a Request and gives a Response.

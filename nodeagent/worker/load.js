@@ -9,7 +9,7 @@ const { handlerOf } = require('./contracts.js')
 const { findEntry } = require('./entry.js')
 const { Failure, failureOf } = require('./failure.js')
 
-const { clearTimeout, setTimeout } = globalThis
+const { clearTimeout, Promise, setTimeout } = globalThis
 const now = performance.now.bind(performance)
 
 /**
@@ -42,10 +42,12 @@ function become({ file, folder }, env) {
  */
 function load({ entry, env, loadTimeoutMs, died }) {
   let folder = entry
+  let file
   const unwatch = watchExit(died, () => folder)
   try {
     const place = findEntry(entry)
     folder = place.folder
+    file = place.file
     become(place, env)
     const began = now()
     const exported = place.module ? import(pathToFileURL(place.file).href) : loadAtOnce(place.file)
@@ -61,17 +63,17 @@ function load({ entry, env, loadTimeoutMs, died }) {
         try {
           return handlerOf(namespace, place.file)
         } catch (error) {
-          throw failureOf(error, folder)
+          throw failureOf(error, folder, file)
         }
       },
       (error) => {
         unwatch()
-        throw failureOf(error, folder)
+        throw failureOf(error, folder, file)
       },
     )
   } catch (error) {
     unwatch()
-    throw failureOf(error, folder)
+    throw failureOf(error, folder, file)
   }
 }
 

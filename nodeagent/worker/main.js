@@ -18,7 +18,7 @@ const CONTROL_FD = 4
 /** How long after a failure the process ends even if the agent does not read. */
 const FAILED_EXIT_MS = 500
 
-const { setTimeout } = globalThis
+const { Promise, setTimeout } = globalThis
 const now = performance.now.bind(performance)
 // Ends the process at once, whatever the function has put in the way.
 const exit = process.reallyExit.bind(process)

@@ -10,6 +10,8 @@ const body = require('./body.js')
 const { apps, cookie, lend, request, response } = require('./express.js')
 const headers = require('./headers.js')
 
+const { nextTick } = process
+
 /** How long a body is collected, and for whom. */
 class Collected {
   received = 0
@@ -100,7 +102,10 @@ class FunctionRequest extends http.IncomingMessage {
     }
     const { call } = collected
     collected.call = null
-    call()
+    // Not before the parser has heard whether to stop reading: what the
+    // function makes it read would be stopped for ever.
+    if (chunk === null) call()
+    else nextTick(call)
     return more
   }
 
@@ -108,7 +113,7 @@ class FunctionRequest extends http.IncomingMessage {
     const collected = this.#body
     if (collected === null) return undefined
     if (collected.parsed) return collected.value
-    if (this.readableDidRead) return undefined // the function reads the stream
+    if (this.readableDidRead || this.readableEnded) return undefined // the function reads the stream
     if (collected.tooLarge) throw body.tooLarge(Number(this.headers['content-length']) || undefined)
     const bytes = this.read()
     collected.parsed = true

@@ -10,7 +10,7 @@ const { Connections, KEEP_ALIVE_MS } = require('./connections.js')
 const { equalInConstantTime } = require('./lease.js')
 const { FunctionRequest, FunctionResponse } = require('./message.js')
 
-const { clearTimeout, setTimeout } = globalThis
+const { clearTimeout, Promise, setTimeout } = globalThis
 
 /** Serves one lease; before `serve` it answers nothing. */
 class FunctionServer {

@@ -5,6 +5,7 @@
 // needs and loaded what it loads on demand, and the first request of a function
 // finds it all there.
 
+const Module = require('node:module')
 const net = require('node:net')
 const { join } = require('node:path')
 
@@ -44,6 +45,7 @@ async function warmUp() {
   await converse(join(__dirname, 'warm', 'index.mjs'), ROUNDS / 4)
   process.chdir(folder)
   for (const file of Object.keys(require.cache)) delete require.cache[file]
+  for (const key of Object.keys(Module._pathCache ?? {})) delete Module._pathCache[key]
 }
 
 async function converse(file, rounds) {

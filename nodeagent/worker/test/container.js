@@ -52,7 +52,10 @@ class Container {
     this.closed = once(child, 'close')
     for (const stream of [child.stdout, child.stderr]) {
       stream.setEncoding('utf8')
-      stream.on('data', (text) => (this.log += text))
+      stream.on('data', (text) => {
+        this.log += text
+        for (const check of this.#waiting.splice(0)) check()
+      })
     }
     let partial = ''
     this.control.setEncoding('utf8')
@@ -84,6 +87,18 @@ class Container {
     })
   }
 
+  /** Resolves when the log matches. */
+  logged(pattern) {
+    return new Promise((resolve, reject) => {
+      const check = (over) => {
+        if (pattern.test(this.log)) resolve()
+        else if (over) reject(new Error(`the worker ended and logged only ${this.log}`))
+        else this.#waiting.push(check)
+      }
+      check()
+    })
+  }
+
   /** Activates a bundle, a map of file names to contents, and returns the answer. */
   async activate(t, files, { env = {}, loadTimeoutMs = 10_000, podAddress = POD_ADDRESS } = {}) {
     this.entry = bundle(t, files)
@@ -112,7 +127,7 @@ class Container {
 
 /** Writes files into a folder that is removed after the test. */
 function bundle(t, files) {
-  const folder = fs.realpathSync(fs.mkdtempSync(path.join(os.tmpdir(), 'sanfran-worker-')))
+  const folder = fs.realpathSync(fs.mkdtempSync(path.join(os.tmpdir(), 'sanfran-bundle-')))
   t.after(() => fs.rmSync(folder, { recursive: true, force: true }))
   for (const [name, content] of Object.entries(files)) {
     fs.mkdirSync(path.dirname(path.join(folder, name)), { recursive: true })

@@ -1,0 +1,107 @@
+'use strict'
+
+// What a module may export, and where it is found.
+
+const assert = require('node:assert/strict')
+const { once } = require('node:events')
+const net = require('node:net')
+const test = require('node:test')
+
+const { serving, LEASE, NODE_ADDRESS } = require('./container.js')
+
+test('an object of functions: the first segment of the path chooses', async (t) => {
+  const container = await serving(t, {
+    'index.js': `exports.a = (req, res) => res.json([req.url, req.baseUrl, req.originalUrl, req.query])
+      exports['b c'] = async (req, res) => res.send('bc')
+      exports.answer = 42`,
+  })
+  assert.deepEqual((await container.request({ path: '/a/x/y?q=1' })).json, ['/x/y?q=1', '/a', '/a/x/y?q=1', { q: '1' }])
+  assert.deepEqual((await container.request({ path: '/a?q=1' })).json, ['/?q=1', '/a', '/a?q=1', { q: '1' }])
+  assert.equal((await container.request({ path: '/b%20c' })).text, 'bc')
+  for (const path of ['/', '/answer', '/toString', '/__proto__', '/A']) {
+    const { status, json } = await container.request({ path })
+    assert.deepEqual([status, json.error.code], [404, 'FunctionNotFound'], path)
+  }
+  assert.equal((await container.request({ path: '/%zz' })).status, 400)
+})
+
+const MODULES = {
+  'export default (req, res)': { 'index.mjs': 'export default (req, res) => res.send("ok " + req.query.q)' },
+  'named exports': { 'index.mjs': 'export const f = (req, res) => res.send("ok " + req.query.q)' },
+  'default object of functions': { 'index.mjs': 'export default { f(req, res) { res.send("ok " + req.query.q) } }' },
+  'compiled default export': { 'index.js': 'exports.__esModule = true; exports.default = (req, res) => res.send("ok " + req.query.q)' },
+  'type module': { 'package.json': '{"type":"module"}', 'index.js': 'import "node:fs"; export default (req, res) => res.send("ok " + req.query.q)' },
+  'top-level await': { 'index.mjs': 'const ok = await new Promise((r) => setTimeout(r, 20, "ok ")); export default (req, res) => res.send(ok + req.query.q)' },
+  'ES syntax in .js, with await': { 'package.json': '{}', 'index.js': 'const ok = await "ok "; export default (req, res) => res.send(ok + req.query.q)' },
+  'TypeScript': { 'index.ts': 'export default (req: any, res: any): void => { res.send("ok " + (req.query.q as string)) }' },
+  'main': { 'package.json': '{"main":"lib/start"}', 'index.js': 'throw 1', 'lib/start.js': 'module.exports = (req, res) => res.send("ok " + req.query.q)' },
+  'index.js before function.js': { 'function.js': 'throw 1', 'index.js': 'module.exports = (req, res) => res.send("ok " + req.query.q)' },
+  'function.js': { 'function.js': 'module.exports = require("./node_modules/own").f', 'node_modules/own/index.js': 'exports.f = (req, res) => res.send("ok " + req.query.q)' },
+  'export default (request) => Response': { 'index.mjs': 'export default (request) => new Response("ok " + new URL(request.url).searchParams.get("q"))' },
+  'export default { fetch }': { 'index.mjs': 'export default { n: "ok ", fetch(request) { return new Response(this.n + new URL(request.url).searchParams.get("q")) } }' },
+  'module.exports = { fetch }': { 'index.js': 'module.exports = { async fetch(request) { return new Response("ok " + new URL(request.url).searchParams.get("q")) } }' },
+}
+
+for (const [name, files] of Object.entries(MODULES)) {
+  test(`loads: ${name}`, async (t) => {
+    const container = await serving(t, files)
+    const answer = await container.request({ path: '/f?q=1' })
+    assert.deepEqual([answer.status, answer.text], [200, 'ok 1'])
+  })
+}
+
+test('an exported Express application keeps its own settings, parsers and 404', async (t) => {
+  const container = await serving(t, {
+    'index.js': `const express = require(${JSON.stringify(require.resolve('express'))})
+      const app = module.exports = express()
+      app.set('trust proxy', true)
+      app.post('/body', express.json(), (req, res) => res.set('Sanfran-Refused', 'n').json([req.body, req.ip, req.app === app, res.app === app]))
+      app.get('/throw', () => { throw Object.assign(new Error('short and stout'), { status: 418 }) })`,
+  })
+  const answer = await container.request({ path: '/body', method: 'POST', headers: { 'Content-Type': 'application/json', 'X-Forwarded-For': '192.0.2.1' }, body: '{"a":1}' })
+  assert.deepEqual(answer.json, [{ a: 1 }, '192.0.2.1', true, true])
+  assert.equal(answer.headers['x-powered-by'], 'Express')
+  assert.equal(answer.headers['sanfran-refused'], undefined)
+  assert.match((await container.request({ path: '/none' })).text, /Cannot GET \/none/)
+  assert.equal((await container.request({ path: '/throw' })).status, 418)
+})
+
+test('fetch: request and response pass whole, in both directions as streams', async (t) => {
+  const container = await serving(t, {
+    'index.mjs': `export default { async fetch(request, env, context) {
+      const { pathname } = new URL(request.url)
+      if (pathname === '/echo') return new Response(request.body, { status: 201, headers: { 'Sanfran-Refused': 'n' } })
+      if (pathname === '/see') return Response.json([request.method, request.url, [...request.headers.keys()], env.GREETING])
+      if (pathname === '/cookies') { const headers = new Headers(); headers.append('Set-Cookie', 'a=1'); headers.append('Set-Cookie', 'b=2'); return new Response(null, { status: 204, headers }) }
+      if (pathname === '/wrong') return 'text'
+      if (pathname === '/throw') throw new Error('thrown by fetch')
+      if (pathname === '/wait') { context.waitUntil(new Promise((r) => setTimeout(r, 300))); return new Response('now') }
+    } }`,
+  }, { env: { GREETING: 'hi' } })
+  const see = await container.request({ path: '/see?a', headers: { 'X-Forwarded-Proto': 'https', Host: 'example.test' } })
+  assert.deepEqual(see.json, ['GET', 'https://example.test/see?a', ['connection', 'host', 'x-forwarded-proto'], 'hi'])
+  const cookies = await container.request({ path: '/cookies' })
+  assert.deepEqual([cookies.status, cookies.headers['set-cookie']], [204, ['a=1', 'b=2']])
+  assert.deepEqual([(await container.request({ path: '/wrong' })).status, (await container.request({ path: '/throw' })).status], [500, 500])
+  await container.logged(/not a Response[^]*thrown by fetch/)
+
+  const big = Buffer.alloc(3 << 20, 'x')
+  const echo = await container.request({ path: '/echo', method: 'POST', body: big })
+  assert.ok(echo.status === 201 && echo.bytes.equals(big))
+  assert.equal(echo.headers['sanfran-refused'], undefined)
+
+  // The first byte comes back before the last one is sent.
+  const socket = net.connect(container.port, NODE_ADDRESS)
+  socket.setEncoding('utf8')
+  socket.write(`POST /echo HTTP/1.1\r\nHost: a\r\nSanfran-Lease: ${LEASE}\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nfirst\r\n`)
+  let text = ''
+  while (!text.includes('first')) text += (await once(socket, 'data'))[0]
+  socket.end('4\r\nlast\r\n0\r\n\r\n')
+  while (!text.includes('last')) text += (await once(socket, 'data'))[0]
+  socket.destroy()
+
+  const from = container.messages.length
+  assert.equal((await container.request({ path: '/wait' })).text, 'now')
+  const idle = await container.receive('activity', { from, where: (m) => m.inFlight === 0 })
+  assert.ok(idle)
+})
