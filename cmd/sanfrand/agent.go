@@ -61,7 +61,7 @@ SanFran's CA ConfigMap, --control-plane-name <service>.<namespace>.svc.`,
 	flags.IntVar(&c.PoolTarget, "pool-target", 2, "warm containers of each runtime to keep until the control plane says otherwise")
 	flags.Int64Var(&c.Capacity.MilliCPU, "milli-cpu", 0, "what this node gives to functions, in thousandths of a CPU")
 	flags.Int64Var(&c.Capacity.MemoryBytes, "memory-bytes", 0, "what this node gives to functions, in bytes of memory")
-	flags.Int64Var(&c.Capacity.Pods, "max-pods", 0, "how many function pods this node takes; 0: any number")
+	flags.Int64Var(&c.Capacity.Pods, "max-pods", 10000, "how many function pods this node takes")
 	flags.StringVar(&c.CgroupBase, "cgroup", "", "control group to make the containers' under (default: the agent's own)")
 	must(cmd.MarkFlagRequired("node-name"))
 	must(cmd.MarkFlagRequired("node-ip"))
