@@ -1,0 +1,207 @@
+package provider
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	agentv1 "sanfran.dev/proto/sanfran/agent/v1"
+)
+
+const (
+	// LabelFunction names the function a pod is a replica of: what follows /fn/.
+	LabelFunction = "sanfran.dev/function"
+	// AnnotationIdleTimeout is how long a pod may be without activity before it
+	// is parked, a Go duration; "0s" means never.
+	AnnotationIdleTimeout = "sanfran.dev/idle-timeout"
+	// AnnotationExpose set to "false" keeps a pod off the gateway.
+	AnnotationExpose = "sanfran.dev/expose"
+
+	// codePath is where a function's code is mounted.
+	codePath = "/function"
+	// defaultPort is the port of a function without a containerPort.
+	defaultPort = 8080
+)
+
+// runtimes are the images of functions and the runtime each means.
+var runtimes = map[string]string{
+	"sanfran/node":    "node24",
+	"sanfran/node:24": "node24",
+}
+
+// A Function is what a pod asks for, before what it refers to is resolved.
+type Function struct {
+	// Name is what follows /fn/.
+	Name    string
+	Exposed bool
+	Runtime string
+	Port    uint32
+	// IdleTimeout is nil when the pod leaves it to the control plane.
+	IdleTimeout *time.Duration
+	Resources   *agentv1.Resources
+	Hostname    string
+	// Container is the pod's only one.
+	Container *corev1.Container
+	// Mounts are in the order of the container's, the code among them.
+	Mounts []VolumeMount
+	// Ignored are parts of the spec that are accepted and have no effect yet,
+	// each as a sentence for an event.
+	Ignored []string
+}
+
+// VolumeMount is one volume at one path.
+type VolumeMount struct {
+	Path   string
+	Volume *corev1.Volume
+}
+
+// Unsupported says that a pod asks for something functions cannot do, and what
+// to change. It is the same for the same pod, so nothing is gained by retrying.
+type Unsupported struct {
+	// Field is the path of the spec's field, e.g. "spec.hostNetwork".
+	Field string
+	// Advice says what is wrong and what to do.
+	Advice string
+}
+
+func (u *Unsupported) Error() string { return u.Field + ": " + u.Advice }
+
+func unsupported(field, advice string, args ...any) error {
+	return &Unsupported{Field: field, Advice: fmt.Sprintf(advice, args...)}
+}
+
+// ReadFunction tells what function a pod is. The error is an *[Unsupported].
+func ReadFunction(pod *corev1.Pod) (*Function, error) {
+	if err := checkPod(pod); err != nil {
+		return nil, err
+	}
+	c := &pod.Spec.Containers[0]
+	if err := checkContainer(c); err != nil {
+		return nil, err
+	}
+	f := &Function{
+		Name:      functionName(pod),
+		Exposed:   pod.Annotations[AnnotationExpose] != "false" && pod.Labels[AnnotationExpose] != "false",
+		Runtime:   runtimes[c.Image],
+		Port:      defaultPort,
+		Resources: limits(c),
+		Hostname:  hostname(pod),
+		Container: c,
+		Ignored:   ignored(pod),
+	}
+	if len(c.Ports) == 1 {
+		f.Port = uint32(c.Ports[0].ContainerPort)
+	}
+	if text, ok := pod.Annotations[AnnotationIdleTimeout]; ok {
+		timeout, err := time.ParseDuration(text)
+		if err != nil || timeout < 0 {
+			return nil, unsupported("metadata.annotations["+AnnotationIdleTimeout+"]",
+				"%q is not a duration; write for example 90s or 10m, or 0s to never park the pod", text)
+		}
+		f.IdleTimeout = &timeout
+	}
+	var err error
+	if f.Mounts, err = volumeMounts(pod, c); err != nil {
+		return nil, err
+	}
+	return f, nil
+}
+
+// functionName is the label's value, else the top controller's name, else the
+// pod's. A ReplicaSet's name ends in the pod-template-hash when a Deployment
+// made it; without that the ReplicaSet itself is the top controller.
+func functionName(pod *corev1.Pod) string {
+	if name := pod.Labels[LabelFunction]; name != "" {
+		return name
+	}
+	owner := metav1.GetControllerOf(pod)
+	if owner == nil {
+		return pod.Name
+	}
+	if owner.Kind == "ReplicaSet" {
+		if hash := pod.Labels["pod-template-hash"]; hash != "" {
+			return strings.TrimSuffix(owner.Name, "-"+hash)
+		}
+	}
+	return owner.Name
+}
+
+// hostname is the pod's, at most 63 characters, as the kubelet cuts it.
+func hostname(pod *corev1.Pod) string {
+	if pod.Spec.Hostname != "" {
+		return pod.Spec.Hostname
+	}
+	name := pod.Name
+	if len(name) > 63 {
+		name = strings.TrimRight(name[:63], "-.")
+	}
+	return name
+}
+
+func limits(c *corev1.Container) *agentv1.Resources {
+	return &agentv1.Resources{
+		MilliCpu:    c.Resources.Limits.Cpu().MilliValue(),
+		MemoryBytes: c.Resources.Limits.Memory().Value(),
+	}
+}
+
+// volumeMounts finds each mount's volume; the one at /function must be there
+// and be a ConfigMap.
+func volumeMounts(pod *corev1.Pod, c *corev1.Container) ([]VolumeMount, error) {
+	var mounts []VolumeMount
+	var code *corev1.Volume
+	for i, m := range c.VolumeMounts {
+		field := fmt.Sprintf("spec.containers[0].volumeMounts[%d]", i)
+		at := slices.IndexFunc(pod.Spec.Volumes, func(v corev1.Volume) bool { return v.Name == m.Name })
+		if at < 0 {
+			return nil, unsupported(field, "there is no volume %q", m.Name)
+		}
+		volume := &pod.Spec.Volumes[at]
+		switch {
+		case m.SubPath != "" || m.SubPathExpr != "":
+			return nil, unsupported(field+".subPath", "a part of a volume cannot be mounted yet; mount the whole volume at a folder of its own")
+		case m.MountPropagation != nil && *m.MountPropagation != corev1.MountPropagationNone:
+			return nil, unsupported(field+".mountPropagation", "only None is supported; remove it")
+		case !strings.HasPrefix(m.MountPath, "/"):
+			return nil, unsupported(field+".mountPath", "%q is not an absolute path", m.MountPath)
+		}
+		if m.MountPath == codePath || m.MountPath == codePath+"/" {
+			if volume.ConfigMap == nil {
+				return nil, unsupported(field, "what is mounted at %s is the function's code, and must be a ConfigMap", codePath)
+			}
+			code = volume
+		}
+		mounts = append(mounts, VolumeMount{Path: m.MountPath, Volume: volume})
+	}
+	if code == nil {
+		return nil, unsupported("spec.containers[0].volumeMounts",
+			"nothing is mounted at %[1]s; make a ConfigMap that holds index.js and mount it at %[1]s", codePath)
+	}
+	return mounts, nil
+}
+
+// ignored lists what a pod asks for that is accepted and not done yet.
+func ignored(pod *corev1.Pod) []string {
+	var all []string
+	c := &pod.Spec.Containers[0]
+	for _, probe := range []struct {
+		name string
+		set  bool
+	}{
+		{"readinessProbe", c.ReadinessProbe != nil},
+		{"livenessProbe", c.LivenessProbe != nil},
+		{"startupProbe", c.StartupProbe != nil},
+	} {
+		if probe.set {
+			all = append(all, "spec.containers[0]."+probe.name+" is not run yet: the pod is Ready when its code has loaded")
+		}
+	}
+	if len(pod.Spec.EphemeralContainers) > 0 {
+		all = append(all, "spec.ephemeralContainers are not run yet")
+	}
+	return all
+}

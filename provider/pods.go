@@ -1,0 +1,263 @@
+package provider
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/informers"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/tools/cache"
+	"k8s.io/client-go/tools/record"
+	"k8s.io/client-go/util/workqueue"
+)
+
+const (
+	// podWorkers reconcile at once; each spends its time waiting for the API.
+	podWorkers = 32
+	// A pod that cannot be made yet is tried again after retryFirst, twice that,
+	// … and at last every retryLast: what it misses can come at any time, and
+	// the node may not watch what its pods do not name.
+	retryFirst = 200 * time.Millisecond
+	retryLast  = 10 * time.Second
+	// byUID is the informer's index.
+	byUID = "uid"
+)
+
+// podController keeps every pod of the node and its lease the same. It works by
+// UID: a pod that is made again under the same name is another one. One worker
+// has a UID at a time.
+type podController struct {
+	client   kubernetes.Interface
+	nodeName string
+	// hostIP is the node's InternalIP.
+	hostIP      string
+	idleTimeout time.Duration
+	leases      Leases
+	bundles     Bundles
+	objects     *clusterObjects
+	addresses   *addresses
+	events      record.EventRecorder
+	// facts tells what every pod gets of the cluster.
+	facts func(ctx context.Context) (*clusterFacts, error)
+	now   func() time.Time
+	log   *slog.Logger
+
+	queue    workqueue.TypedRateLimitingInterface[types.UID]
+	informer cache.SharedIndexInformer
+	// synced says that informer is set and holds the first list.
+	synced atomic.Bool
+
+	mu      sync.Mutex
+	records map[types.UID]*podRecord
+	// first are the pods of the start that have not been looked at; nil after
+	// Leases.Synced was called.
+	first map[types.UID]bool
+}
+
+// podRecord is what is remembered of a pod between looks. Only the worker that
+// has the UID uses its fields.
+type podRecord struct {
+	// inputs tell which pod the assignment was made of; empty before there is one.
+	inputs string
+	// refresh is when a token of the assignment should be replaced; zero: never.
+	refresh time.Time
+	// withdrawn is the deletion time the pod was withdrawn for.
+	withdrawn time.Time
+	// told is the last warning, so that retries do not repeat it.
+	told string
+	// ended says that the final status was written.
+	ended bool
+}
+
+// run serves pods until ctx ends.
+func (c *podController) run(ctx context.Context) error {
+	c.records = map[types.UID]*podRecord{}
+	c.queue = workqueue.NewTypedRateLimitingQueue(workqueue.NewTypedItemExponentialFailureRateLimiter[types.UID](retryFirst, retryLast))
+	defer c.queue.ShutDown()
+	factory := informers.NewSharedInformerFactoryWithOptions(c.client, 0,
+		informers.WithTransform(trimPod),
+		informers.WithTweakListOptions(func(o *metav1.ListOptions) {
+			o.FieldSelector = fields.OneTermEqualSelector("spec.nodeName", c.nodeName).String()
+		}))
+	c.informer = factory.Core().V1().Pods().Informer()
+	if err := c.informer.AddIndexers(cache.Indexers{byUID: func(obj any) ([]string, error) {
+		return []string{string(obj.(*corev1.Pod).UID)}, nil
+	}}); err != nil {
+		return fmt.Errorf("index pods by UID: %w", err)
+	}
+	factory.StartWithContext(ctx)
+	defer factory.Shutdown()
+	if !cache.WaitForCacheSync(ctx.Done(), c.informer.HasSynced) {
+		return context.Cause(ctx)
+	}
+	c.synced.Store(true)
+	c.begin()
+	handler := cache.ResourceEventHandlerFuncs{
+		AddFunc: func(obj any) { c.queue.Add(obj.(*corev1.Pod).UID) },
+		UpdateFunc: func(old, obj any) {
+			// One update may stand for the end of one pod and the birth of
+			// another of the same name.
+			if o := old.(*corev1.Pod); o.UID != obj.(*corev1.Pod).UID {
+				c.queue.Add(o.UID)
+			}
+			c.queue.Add(obj.(*corev1.Pod).UID)
+		},
+		DeleteFunc: func(obj any) {
+			if last, ok := obj.(cache.DeletedFinalStateUnknown); ok {
+				obj = last.Obj
+			}
+			if pod, ok := obj.(*corev1.Pod); ok {
+				c.queue.Add(pod.UID)
+			}
+		},
+	}
+	if _, err := c.informer.AddEventHandler(handler); err != nil {
+		return fmt.Errorf("watch pods: %w", err)
+	}
+	c.leases.Subscribe(func(uid string) { c.queue.Add(types.UID(uid)) })
+
+	var workers sync.WaitGroup
+	for range podWorkers {
+		workers.Go(func() {
+			for c.next(ctx) {
+			}
+		})
+	}
+	<-ctx.Done()
+	c.queue.ShutDown()
+	workers.Wait()
+	return nil
+}
+
+// trimPod drops what nobody reads, before the informer keeps it.
+func trimPod(obj any) (any, error) {
+	if pod, ok := obj.(*corev1.Pod); ok {
+		pod.ManagedFields = nil
+	}
+	return obj, nil
+}
+
+// begin takes over the pods that are there: they keep their addresses.
+func (c *podController) begin() {
+	pods := c.pods()
+	c.mu.Lock()
+	c.first = make(map[types.UID]bool, len(pods))
+	for _, pod := range pods {
+		c.first[pod.UID] = true
+	}
+	c.mu.Unlock()
+	for _, pod := range pods {
+		if pod.Status.PodIP == "" {
+			continue
+		}
+		addr, err := netip.ParseAddr(pod.Status.PodIP)
+		if err != nil || !c.addresses.keep(string(pod.UID), addr) {
+			c.log.Warn("a pod's address is not of the pod CIDR or another pod's; it gets a new one", "pod", podKey(pod), "address", pod.Status.PodIP)
+		}
+	}
+	c.looked("")
+}
+
+// looked notes that a pod of the start has been looked at. After the last one
+// the pool learns that everything is known.
+func (c *podController) looked(uid types.UID) {
+	c.mu.Lock()
+	done := c.first != nil
+	if done {
+		delete(c.first, uid)
+		if done = len(c.first) == 0; done {
+			c.first = nil
+		}
+	}
+	c.mu.Unlock()
+	if !done {
+		return
+	}
+	pods := c.pods()
+	uids := make([]string, 0, len(pods))
+	for _, pod := range pods {
+		uids = append(uids, string(pod.UID))
+	}
+	c.leases.Synced(uids)
+	c.log.Info("every pod of the node is known", "pods", len(uids))
+}
+
+// pods are all pods of the node; not to be changed.
+func (c *podController) pods() []*corev1.Pod {
+	list := c.informer.GetStore().List()
+	pods := make([]*corev1.Pod, 0, len(list))
+	for _, obj := range list {
+		pods = append(pods, obj.(*corev1.Pod))
+	}
+	return pods
+}
+
+// known are all pods of the node; none before the first list.
+func (c *podController) known() []*corev1.Pod {
+	if !c.synced.Load() {
+		return nil
+	}
+	return c.pods()
+}
+
+// pod is the one of that UID, or nil; not to be changed.
+func (c *podController) pod(uid types.UID) *corev1.Pod {
+	found, err := c.informer.GetIndexer().ByIndex(byUID, string(uid))
+	if err != nil || len(found) == 0 {
+		return nil
+	}
+	return found[0].(*corev1.Pod)
+}
+
+func (c *podController) next(ctx context.Context) bool {
+	uid, quit := c.queue.Get()
+	if quit {
+		return false
+	}
+	defer c.queue.Done(uid)
+	defer c.looked(uid)
+	again, err := c.reconcile(ctx, uid)
+	switch {
+	case ctx.Err() != nil:
+	case err != nil:
+		c.log.Debug("a pod is tried again", "uid", uid, "error", err)
+		c.queue.AddRateLimited(uid)
+	default:
+		c.queue.Forget(uid)
+		if again > 0 {
+			c.queue.AddAfter(uid, again)
+		}
+	}
+	return true
+}
+
+func (c *podController) record(uid types.UID) *podRecord {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	r := c.records[uid]
+	if r == nil {
+		r = &podRecord{}
+		c.records[uid] = r
+	}
+	return r
+}
+
+// forget drops everything of a pod that is gone from Kubernetes and the pool.
+func (c *podController) forget(uid types.UID) {
+	c.addresses.release(string(uid))
+	c.objects.forget(uid)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.records, uid)
+}
+
+func podKey(pod *corev1.Pod) string { return pod.Namespace + "/" + pod.Name }
