@@ -61,13 +61,15 @@ func (p *pod) acquire(ctx context.Context) (*warmContainer, error) {
 // prepare makes the pod's volumes once. Only attempts call it, so never two at
 // once.
 func (p *pod) prepare(ctx context.Context) error {
+	p.filling.Lock()
+	defer p.filling.Unlock()
 	p.mu.Lock()
-	have := p.volumes != nil
+	have, mounts := p.volumes != nil, p.mounts
 	p.mu.Unlock()
 	if have {
 		return nil
 	}
-	v, err := makeVolumes(ctx, p.agent.bundles, p.dir, p.spec)
+	v, err := makeVolumes(ctx, p.agent.bundles, p.dir, p.spec, mounts)
 	if err != nil {
 		return err
 	}
@@ -75,6 +77,21 @@ func (p *pod) prepare(ctx context.Context) error {
 	p.volumes = v
 	p.mu.Unlock()
 	return nil
+}
+
+// refill writes the newest content of the pod's files under its containers.
+func (p *pod) refill() {
+	p.filling.Lock()
+	defer p.filling.Unlock()
+	p.mu.Lock()
+	v, mounts := p.volumes, p.mounts
+	p.mu.Unlock()
+	if v == nil {
+		return // the newest content is what they will be made with
+	}
+	if err := v.refill(mounts); err != nil {
+		p.agent.log.Error("renewed files of a pod are not written", "pod", p.spec.PodUID, "name", p.spec.PodName, "err", err)
+	}
 }
 
 // load turns an anonymous warm container into the pod's.
@@ -103,14 +120,6 @@ func (p *pod) load(ctx context.Context, inst *instance) error {
 		Hostname: p.spec.hostname(), Env: p.spec.environment(), LoadTimeout: cfg.LoadTimeout,
 	})
 	return loadFailure(w, cfg.LoadTimeout, err)
-}
-
-// environment is the pod's own, never nil: the worker expects an object.
-func (a *Assignment) environment() map[string]string {
-	if a.Env == nil {
-		return map[string]string{}
-	}
-	return a.Env
 }
 
 // loadFailure says what an error of Activate means for the function.

@@ -2,8 +2,12 @@ package nodeagent
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"net/http"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -372,5 +376,34 @@ func TestStaleAddressesAreRemovedOnceAllIsKnown(t *testing.T) {
 		if want := fmt.Sprintf("remove 10.245.9.%d", i+1); !ta.owner.did1(want) {
 			t.Errorf("never: %s", want)
 		}
+	}
+}
+
+func TestRenewedFilesReachTheRunningContainer(t *testing.T) {
+	ta := startTestAgent(t, nil)
+	pod := assignment("hello", "10.245.0.1", ta.cp.bundle(nil))
+	files := func(content map[string][]byte) *agentv1.Mount {
+		return &agentv1.Mount{Path: "/secret", Source: &agentv1.Mount_Files{Files: &agentv1.FileSet{Files: content}}}
+	}
+	pod.Mounts = append(pod.Mounts, files(map[string][]byte{"token": []byte("first"), "old/file": nil}))
+	before := ta.assigned(pod, agentv1.PodState_POD_STATE_ACTIVE)
+	renewed := proto.Clone(pod).(*agentv1.Assignment)
+	renewed.Mounts[1] = files(map[string][]byte{"token": []byte("second"), "new/file": []byte("here")})
+	ta.cp.assign(renewed)
+
+	source := filepath.Join(ta.pods.get(pod.GetPodUid()).dir, "files-1")
+	read := func(name string) string {
+		data, err := os.ReadFile(filepath.Join(source, name))
+		if err != nil {
+			return err.Error()
+		}
+		return string(data)
+	}
+	eventually(t, "the new files", func() bool {
+		_, err := os.Stat(filepath.Join(source, "old/file"))
+		return read("token") == "second" && read("new/file") == "here" && errors.Is(err, fs.ErrNotExist)
+	})
+	if s := ta.pods.get(pod.GetPodUid()).status(); s.Instance == nil || s.Instance.lease != before.GetInstance().GetLeaseId() {
+		t.Error("renewed files replaced the container")
 	}
 }

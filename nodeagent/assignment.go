@@ -4,10 +4,12 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"path"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"time"
 
@@ -132,12 +134,35 @@ func (a *Assignment) validate() error {
 }
 
 // sameWork reports whether two assignments of a pod ask for the same containers
-// and routes, so that a newer epoch of it changes nothing that runs.
+// and routes, so that taking the other over changes nothing that runs. The
+// content of files (a token that was renewed) is not work: it is written under
+// the running container.
 func (a *Assignment) sameWork(b *Assignment) bool {
-	x, y := *a, *b
-	x.Epoch, y.Epoch = Epoch{}, Epoch{}
-	x.StartParked, y.StartParked = false, false
-	return reflect.DeepEqual(x, y)
+	return reflect.DeepEqual(a.work(), b.work())
+}
+
+func (a *Assignment) work() Assignment {
+	work := *a
+	work.Epoch, work.StartParked = Epoch{}, false
+	work.Mounts = slices.Clone(a.Mounts)
+	for i := range work.Mounts {
+		if work.Mounts[i].Files != nil {
+			work.Mounts[i].Files = map[string][]byte{}
+		}
+	}
+	return work
+}
+
+// environment is what a program of the pod finds in its environment: its own
+// variables, and those that every container has.
+func (a *Assignment) environment() map[string]string {
+	env := map[string]string{
+		"PATH":     "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+		"HOME":     "/tmp",
+		"HOSTNAME": a.hostname(),
+	}
+	maps.Copy(env, a.Env)
+	return env
 }
 
 // isFileName reports whether a word from outside may become a file name.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"reflect"
 	"sync"
 	"time"
 )
@@ -23,14 +24,20 @@ type pod struct {
 	agent *Agent
 	// dir is the pod's folder for volumes.
 	dir string
-	// spec is the newest assignment; what it asks for never changes.
+	// spec is the assignment the pod began with. What it asks for never
+	// changes, but for its epoch and the content of its files: see below.
 	spec *Assignment
 	// work is the pod's goroutines: attempts, and supervisors of instances. It
 	// grows under mu, and only while the pod is not withdrawn.
 	work sync.WaitGroup
+	// filling is held while volumes are made or their files written anew. It
+	// is taken before mu.
+	filling sync.Mutex
 
-	mu        sync.Mutex
-	epoch     Epoch
+	mu    sync.Mutex
+	epoch Epoch
+	// mounts are the newest assignment's.
+	mounts    []PodMount
 	life      lifecycle
 	withdrawn bool
 	// volumes is nil until the pod is prepared.
@@ -92,11 +99,19 @@ func (p *pod) begin() {
 	p.try(!p.spec.StartParked, true)
 }
 
-// renew takes over a newer epoch of the same assignment.
-func (p *pod) renew(e Epoch) {
+// renew takes over a newer assignment of the same work.
+func (p *pod) renew(a *Assignment) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.epoch = e
+	p.epoch = a.Epoch
+	if p.withdrawn || reflect.DeepEqual(p.mounts, a.Mounts) {
+		return
+	}
+	p.mounts = a.Mounts
+	p.work.Add(1)
+	if !p.agent.tasks.start(func() { defer p.work.Done(); p.refill() }) {
+		p.work.Done()
+	}
 }
 
 // try starts an attempt. The caller holds mu and has seen that none is under

@@ -74,14 +74,14 @@ func (ps *pods) assign(a *Assignment) error {
 			return fmt.Errorf("%w: pod %s, epoch %v, held %v", errStale, a.PodUID, a.Epoch, held)
 		}
 		if old.spec.sameWork(a) {
-			old.renew(a.Epoch)
+			old.renew(a)
 			ps.agent.changed(old)
 			return nil
 		}
 	}
 	ps.made++
 	p := &pod{
-		agent: ps.agent, spec: a, epoch: a.Epoch, life: newLifecycle(),
+		agent: ps.agent, spec: a, epoch: a.Epoch, mounts: a.Mounts, life: newLifecycle(),
 		dir:       filepath.Join(ps.agent.cfg.WorkDir, "pods", fmt.Sprintf("%s-%d", a.PodUID, ps.made)),
 		instances: map[*instance]struct{}{},
 	}

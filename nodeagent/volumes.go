@@ -23,10 +23,10 @@ type volumes struct {
 	mounts  []container.Mount
 }
 
-// makeVolumes fetches the pod's bundles and writes its files into dir, which
-// must not exist and belongs to the volumes from then on. Its errors are
-// *failure. ctx ends a download.
-func makeVolumes(ctx context.Context, bundles Bundles, dir string, a *Assignment) (_ *volumes, err error) {
+// makeVolumes fetches the bundles of the mounts and writes their files, and
+// those of /etc, into dir, which must not exist and belongs to the volumes from
+// then on. Its errors are *failure. ctx ends a download.
+func makeVolumes(ctx context.Context, bundles Bundles, dir string, a *Assignment, mounts []PodMount) (_ *volumes, err error) {
 	v := &volumes{dir: dir}
 	defer func() {
 		if err != nil {
@@ -37,7 +37,7 @@ func makeVolumes(ctx context.Context, bundles Bundles, dir string, a *Assignment
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, &failure{ReasonVolumeFailed, fmt.Sprintf("make the pod's folder: %v", err)}
 	}
-	for i, m := range a.Mounts {
+	for i, m := range mounts {
 		if m.Bundle != "" {
 			b, err := bundles.Get(ctx, m.Bundle)
 			if errors.Is(err, bundle.ErrRefused) {
@@ -73,24 +73,54 @@ func (v *volumes) writeMount(i int, m PodMount) (container.Mount, error) {
 		}
 		return container.Mount{Source: source, Target: m.Path}, os.Chmod(source, 0o777)
 	}
-	source := filepath.Join(v.dir, fmt.Sprintf("files-%d", i))
+	source := v.filesDir(i)
 	if err := os.Mkdir(source, 0o755); err != nil {
 		return container.Mount{}, err
 	}
-	root, err := os.OpenRoot(source)
+	return container.Mount{Source: source, Target: m.Path, ReadOnly: true}, writeFiles(source, m.Files)
+}
+
+// filesDir is the folder of the i-th mount's files.
+func (v *volumes) filesDir(i int) string { return filepath.Join(v.dir, fmt.Sprintf("files-%d", i)) }
+
+// refill replaces the content of files, under containers that have them
+// mounted: each file at once, what is no more at the end.
+func (v *volumes) refill(mounts []PodMount) error {
+	var errs []error
+	for i, m := range mounts {
+		if m.Files != nil {
+			errs = append(errs, writeFiles(v.filesDir(i), m.Files))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// writeFiles makes a folder hold just these files. Containers see it read-only,
+// so only the agent changes it.
+func writeFiles(dir string, files map[string][]byte) error {
+	root, err := os.OpenRoot(dir)
 	if err != nil {
-		return container.Mount{}, err
+		return err
 	}
 	defer root.Close()
-	for name, content := range m.Files {
+	const partial = ".sanfran-partial"
+	for name, content := range files {
 		if err := root.MkdirAll(filepath.Dir(name), 0o755); err != nil {
-			return container.Mount{}, err
+			return err
 		}
-		if err := root.WriteFile(name, content, 0o644); err != nil {
-			return container.Mount{}, err
+		if err := root.WriteFile(partial, content, 0o644); err != nil {
+			return err
+		}
+		if err := root.Rename(partial, name); err != nil {
+			return err
 		}
 	}
-	return container.Mount{Source: source, Target: m.Path, ReadOnly: true}, nil
+	return fs.WalkDir(root.FS(), ".", func(name string, entry fs.DirEntry, err error) error {
+		if _, keep := files[name]; err != nil || keep || entry.IsDir() {
+			return err
+		}
+		return root.Remove(name)
+	})
 }
 
 // etcFiles are the files of /etc that are the pod's own.
