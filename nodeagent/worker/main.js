@@ -4,6 +4,8 @@
 // a control socket to the agent (4), makes itself warm, and waits to be told
 // which function to become. README.md has the protocol and the contracts.
 
+const openStderr = require('./stderr.js').keepClosed()
+
 const { writeLog } = require('./answers.js')
 const { Control } = require('./control.js')
 const { leaseOf } = require('./lease.js')
@@ -31,6 +33,7 @@ let state = 'warming'
 control = new Control(CONTROL_FD, {
   receive: (message) => (state === 'warming' ? early.push(message) : receive(message)),
   broken(reason) {
+    openStderr()
     if (reason !== null) writeLog(`the worker's control protocol is broken: ${reason}\n`)
     exit(reason === null ? 0 : 1)
   },
@@ -39,6 +42,7 @@ boot()
 
 async function boot() {
   await warmUp()
+  openStderr()
   server = new FunctionServer(({ inFlight, direct }) => control.send({ type: 'activity', inFlight, direct }))
   server.http.listen({ fd: LISTENER_FD }, () => {
     state = 'warm'
@@ -53,6 +57,8 @@ function receive(message) {
   } else if (message.type === 'drain' && (state === 'ready' || state === 'loading')) {
     state = 'draining'
     server.drain(message.graceMs).then(() => control.send({ type: 'drained' }))
+  } else if (message.type === 'drain' && state === 'warm') {
+    control.send({ type: 'drained' })
   } else if (message.type !== 'drain') {
     writeLog(`the worker's control protocol is broken: ${message.type} while ${state}\n`)
     exit(1)
