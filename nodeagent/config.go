@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"strconv"
 	"time"
+
+	"sanfran.dev/nodeagent/container"
 )
 
 // Config is what an agent can be told. NodeName, NodeIP, WorkDir and Runtimes
@@ -48,6 +50,10 @@ type Config struct {
 	// PoolTarget is how many warm containers of each runtime to keep until the
 	// control plane says otherwise (default 2).
 	PoolTarget int
+	// DefaultLimits are those of a pod that has none of its own (default one
+	// processor and 512 MiB). Without any, a container would keep the low
+	// weight it was warmed with.
+	DefaultLimits container.Resources
 	// Capacity is what this node gives to functions, as the control plane is
 	// told.
 	Capacity Capacity
@@ -84,6 +90,8 @@ func (c Config) withDefaults() Config {
 	setIfZero(&c.PinDir, "/sys/fs/bpf/sanfran")
 	setIfZero(&c.Runc, "runc")
 	setIfZero(&c.PoolTarget, 2)
+	setIfZero(&c.DefaultLimits.MilliCPU, 1000)
+	setIfZero(&c.DefaultLimits.MemoryBytes, 512<<20)
 	setIfZero(&c.BootTimeout, 30*time.Second)
 	setIfZero(&c.LoadTimeout, 10*time.Second)
 	setIfZero(&c.QueueLength, 1000)
@@ -126,6 +134,13 @@ func (c Config) validate() error {
 		}
 	}
 	return nil
+}
+
+// limits are a pod's own where it has some.
+func (c Config) limits(own container.Resources) container.Resources {
+	setIfZero(&own.MilliCPU, c.DefaultLimits.MilliCPU)
+	setIfZero(&own.MemoryBytes, c.DefaultLimits.MemoryBytes)
+	return own
 }
 
 // dataAddress is host:port of the data listener.
