@@ -6,6 +6,7 @@
 
 const http = require('node:http')
 
+const { answerError, answerFailure } = require('./answers.js')
 const body = require('./body.js')
 const { apps, cookie, lend, request, response } = require('./express.js')
 const headers = require('./headers.js')
@@ -37,7 +38,6 @@ class FunctionRequest extends http.IncomingMessage {
   #lease = undefined
   #proxied = false
   #body = null
-  #fail = null
 
   static is(message) {
     return #lease in message
@@ -63,12 +63,9 @@ class FunctionRequest extends http.IncomingMessage {
    * @param {FunctionRequest} message
    * @param {FunctionResponse} res
    * @param {boolean} proxied whether forwarded headers are a gateway's
-   * @param {(error: unknown) => void} fail answers for the function when it
-   *   passes an error to req.next
    */
-  static prepare(message, res, proxied, fail) {
+  static prepare(message, res, proxied) {
     message.#proxied = proxied
-    message.#fail = fail
     message.res = res
     message.originalUrl = message.url
     message.baseUrl = ''
@@ -151,7 +148,10 @@ class FunctionRequest extends http.IncomingMessage {
   }
 
   get next() {
-    return own(this, 'next', (error) => this.#fail(error))
+    return own(this, 'next', (error) => {
+      if (error) answerFailure(this, this.res, error)
+      else answerError(this, this.res, 404, 'NotFound', `the function passed on ${this.method} ${this.originalUrl}`)
+    })
   }
 
   set next(value) {
@@ -161,10 +161,19 @@ class FunctionRequest extends http.IncomingMessage {
 
 /** The response to a FunctionRequest. */
 class FunctionResponse extends http.ServerResponse {
-  #ours = true
+  #connection = null
 
   static is(message) {
-    return #ours in message
+    return #connection in message
+  }
+
+  /** Remembers the connection that the response counts on until it is closed. */
+  static countOn(message, connection) {
+    message.#connection = connection
+  }
+
+  static connection(message) {
+    return message.#connection
   }
 
   get app() {

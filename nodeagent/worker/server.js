@@ -5,7 +5,7 @@
 const http = require('node:http')
 
 const { Activity } = require('./activity.js')
-const { answerError, answerFailure, refuse } = require('./answers.js')
+const { answerError, refuse } = require('./answers.js')
 const { Connections, KEEP_ALIVE_MS } = require('./connections.js')
 const { equalInConstantTime } = require('./lease.js')
 const { FunctionRequest, FunctionResponse } = require('./message.js')
@@ -22,11 +22,16 @@ class FunctionServer {
   #activity
   #connections
   #idle = null
+  #closed // the same listener for all responses
 
   /** @param {(activity: {inFlight: number, direct: number}) => void} report */
   constructor(report) {
     this.#activity = new Activity(report)
     this.#connections = new Connections(this.#activity)
+    const connections = this.#connections
+    this.#closed = function () {
+      connections.end(FunctionResponse.connection(this))
+    }
     this.http = http.createServer({ IncomingMessage: FunctionRequest, ServerResponse: FunctionResponse })
     // A gateway's connection is never closed from this side, however long it
     // idles or its request takes: a request could be on its way, and it would
@@ -93,11 +98,9 @@ class FunctionServer {
       return answerError(req, res, 503, 'NotReady', 'the function is still loading')
     }
     connections.begin(connection)
-    res.on('close', () => connections.end(connection))
-    FunctionRequest.prepare(req, res, !connection.direct, (error) => {
-      if (error) answerFailure(req, res, error)
-      else answerError(req, res, 404, 'NotFound', `the function passed on ${req.method} ${req.originalUrl}`)
-    })
+    FunctionResponse.countOn(res, connection)
+    res.on('close', this.#closed)
+    FunctionRequest.prepare(req, res, !connection.direct)
     if (req.upgrade || wantsWebSocket(req)) {
       return answerError(req, res, 501, 'UpgradeNotSupported', 'functions cannot take over connections yet (WebSocket)')
     }
