@@ -47,6 +47,7 @@ type Agent struct {
 	routes     *router.Table
 	forwarder  *router.Forwarder
 	outbox     *outbox
+	snapshot   *snapshot
 	quarantine *quarantine
 	orphans    *orphans
 	metrics    *metrics
@@ -64,7 +65,7 @@ func New(cfg Config, conn grpc.ClientConnInterface) (*Agent, error) {
 	}
 	a := &Agent{
 		cfg: cfg, log: cfg.Log, conn: conn,
-		routes: router.NewTable(), outbox: newOutbox(), quarantine: newQuarantine(cfg.PortRest), orphans: newOrphans(), metrics: newMetrics(),
+		routes: router.NewTable(), outbox: newOutbox(), snapshot: newSnapshot(cfg), quarantine: newQuarantine(cfg.PortRest), orphans: newOrphans(), metrics: newMetrics(),
 	}
 	a.ctx, a.cancel = context.WithCancel(context.Background())
 	a.forwarder = router.NewForwarder(router.ForwarderConfig{Log: cfg.Log})
@@ -79,8 +80,9 @@ func (a *Agent) notReady(why string) {
 	a.readiness.Store(&err)
 }
 
-// Ready returns why the agent cannot serve, or nil. It can from the first sync
-// with the control plane on, also while that is away later.
+// Ready returns why the agent cannot serve, or nil. It can once it knows its
+// pods and the routes, be it from the control plane or from what it has kept,
+// and also while the control plane is away later.
 func (a *Agent) Ready(context.Context) error {
 	if err := a.readiness.Load(); err != nil {
 		return *err
@@ -151,6 +153,9 @@ func (a *Agent) serve(ctx context.Context, edge *controlPlane, data, pod net.Lis
 		newServer(http.HandlerFunc(a.serveAddress), a.log),
 		a.orphans.server,
 	}
+	if a.snapshot.restore(a) {
+		edge.syncedOnce.Do(func() { close(edge.synced) })
+	}
 	failed := make(chan error, len(servers))
 	var serving, edges sync.WaitGroup
 	for i, listener := range []net.Listener{data, pod, a.orphans} {
@@ -163,6 +168,7 @@ func (a *Agent) serve(ctx context.Context, edge *controlPlane, data, pod net.Lis
 	edgeCtx, stopEdge := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopEdge()
 	edges.Go(func() { edge.run(edgeCtx) })
+	edges.Go(func() { a.snapshot.run(edgeCtx, a) })
 	edges.Go(func() { _ = watcher.Run(edgeCtx) }) // ends with its context's error only
 	edges.Go(func() { a.becomeReady(edgeCtx, edge, watcher) })
 
@@ -176,6 +182,7 @@ func (a *Agent) serve(ctx context.Context, edge *controlPlane, data, pod net.Lis
 	// it while there is a stream.
 	err = errors.Join(err, a.shutdown(servers))
 	serving.Wait()
+	a.snapshot.save(a)
 	a.pods.close(a.cfg.StopGrace)
 	a.tasks.close()
 	stopEdge()

@@ -407,3 +407,39 @@ func TestRenewedFilesReachTheRunningContainer(t *testing.T) {
 		t.Error("renewed files replaced the container")
 	}
 }
+
+func TestARestartWithoutTheControlPlaneKnowsItsPods(t *testing.T) {
+	dir := t.TempDir()
+	first := startTestAgent(t, func(_ *testAgent, c *Config) { c.WorkDir = dir })
+	stays, goes := assignment("stays", "10.245.0.1", first.cp.bundle(nil)), assignment("goes", "10.245.0.2", first.cp.bundle(nil))
+	first.assigned(stays, agentv1.PodState_POD_STATE_ACTIVE)
+	first.assigned(goes, agentv1.PodState_POD_STATE_ACTIVE)
+	first.cp.withdraw(goes, 0)
+	first.cp.waitState(goes, agentv1.PodState_POD_STATE_GONE)
+	eventually(t, "the routes to be kept", func() bool {
+		_, err := os.Stat(filepath.Join(dir, "routes"))
+		return err == nil
+	})
+	first.stop()
+
+	second := startTestAgent(t, func(ta *testAgent, c *Config) { c.WorkDir, ta.offline = dir, true })
+	eventually(t, "readiness", func() bool { return second.Ready(t.Context()) == nil })
+	p := second.pods.get(stays.GetPodUid())
+	if p == nil {
+		t.Fatal("the pod is forgotten")
+	}
+	eventually(t, "the pod to be prepared", func() bool { return p.status().State == Parked })
+	wantAnswer(t, second.viaData(t.Context(), stays, "/"), 200, "default/stays")
+	wantAnswer(t, second.viaData(t.Context(), goes, "/"), http.StatusMisdirectedRequest, "")
+	if info, err := os.Stat(filepath.Join(dir, "assignments")); err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("the file of assignments: %v, %v", info.Mode(), err)
+	}
+}
+
+func TestAnAssignmentThatCannotBeTakenOnIsReported(t *testing.T) {
+	ta := startTestAgent(t, nil)
+	pod := assignment("hello", "no address", ta.cp.bundle(nil))
+	if s := ta.assigned(pod, agentv1.PodState_POD_STATE_FAILED); s.GetReason() != ReasonAssignmentRefused {
+		t.Errorf("reason %q", s.GetReason())
+	}
+}

@@ -24,6 +24,9 @@
 //	pods.go        the pods this agent is home to; epochs
 //	addresses.go   which listener answers for which pod address
 //	datapath.go    the two HTTP listeners
+//	snapshot.go    the assignments on disk
+//	stock.go       the pools of warm containers
+//	node.go        what is set up on the node, in which order
 //	controlplane.go the gRPC edge
 //	metrics.go     the Prometheus edge
 //	agent.go       what starts and stops in which order

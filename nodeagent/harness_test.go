@@ -100,7 +100,9 @@ func (f *fakeAddresses) did1(entry string) bool {
 // sockets are on loopback. Everything above is real.
 type testAgent struct {
 	*Agent
-	t         *testing.T
+	t *testing.T
+	// offline agents start without a control plane.
+	offline   bool
 	cp        *fakeControlPlane
 	workers   *fakeWorkers
 	runtime   *containertest.Fake
@@ -120,6 +122,9 @@ func startTestAgent(t *testing.T, adapt func(*testAgent, *Config)) *testAgent {
 	}
 	if adapt != nil {
 		adapt(ta, &cfg)
+	}
+	if ta.offline {
+		ta.cp.server.Stop()
 	}
 	a, err := New(cfg, ta.cp.conn)
 	if err != nil {
@@ -166,6 +171,9 @@ func startTestAgent(t *testing.T, adapt func(*testAgent, *Config)) *testAgent {
 		client.CloseIdleConnections()
 	})
 	t.Cleanup(ta.stop)
+	if ta.offline {
+		return ta
+	}
 	ta.cp.wait("the agent's hello", func() bool { return len(ta.cp.hellos) == 1 })
 	return ta
 }

@@ -35,6 +35,7 @@ const (
 	ReasonContainerStartFailed = "ContainerStartFailed"
 	ReasonOutOfMemory          = "OutOfMemory"
 	ReasonExited               = "Exited"
+	ReasonAssignmentRefused    = "AssignmentRefused"
 	ReasonLoadTimeout          = "LoadTimeout"
 )
 

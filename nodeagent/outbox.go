@@ -14,7 +14,7 @@ type outbox struct {
 	mu      sync.Mutex
 	open    bool
 	changed map[*pod]struct{}
-	ended   []status
+	told    []status
 }
 
 func newOutbox() *outbox {
@@ -38,11 +38,11 @@ func (o *outbox) add(p *pod) {
 	o.signal()
 }
 
-// gone says that nothing of a pod is left.
-func (o *outbox) gone(s status) {
+// tell adds the status of a pod that is not at this agent: gone, or refused.
+func (o *outbox) tell(s status) {
 	o.mu.Lock()
 	if o.open {
-		o.ended = append(o.ended, s)
+		o.told = append(o.told, s)
 	}
 	o.mu.Unlock()
 	o.signal()
@@ -51,16 +51,16 @@ func (o *outbox) gone(s status) {
 // take empties the box.
 func (o *outbox) take() []status {
 	o.mu.Lock()
-	changed, ended := o.changed, o.ended
-	o.changed, o.ended = map[*pod]struct{}{}, nil
+	changed, told := o.changed, o.told
+	o.changed, o.told = map[*pod]struct{}{}, nil
 	o.mu.Unlock()
-	statuses := make([]status, 0, len(changed)+len(ended))
+	statuses := make([]status, 0, len(changed)+len(told))
 	for p := range changed {
 		if s := p.status(); !s.Withdrawn {
 			statuses = append(statuses, s)
 		}
 	}
-	return append(statuses, ended...)
+	return append(statuses, told...)
 }
 
 // connect begins anew for a new stream, before all pods are told on it.
@@ -68,7 +68,7 @@ func (o *outbox) connect() {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.open = true
-	o.changed, o.ended = map[*pod]struct{}{}, nil
+	o.changed, o.told = map[*pod]struct{}{}, nil
 }
 
 // disconnect forgets everything.
@@ -76,5 +76,5 @@ func (o *outbox) disconnect() {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.open = false
-	o.changed, o.ended = map[*pod]struct{}{}, nil
+	o.changed, o.told = map[*pod]struct{}{}, nil
 }

@@ -146,6 +146,7 @@ func (p *pod) run(ctx context.Context, at *attempt) {
 	now := time.Now()
 
 	p.mu.Lock()
+	proved := !p.life.startedAt.IsZero()
 	if err == nil && inst != nil && p.withdrawn {
 		err = errWithdrawn
 	}
@@ -164,9 +165,13 @@ func (p *pod) run(ctx context.Context, at *attempt) {
 	}
 	p.attempt = nil
 	at.err = err
+	provedNow := !proved && !p.life.startedAt.IsZero()
 	p.mu.Unlock()
 
 	close(at.done)
+	if provedNow {
+		p.agent.snapshot.changed()
+	}
 	p.agent.changed(p)
 	if orphan != nil {
 		p.agent.dispose(orphan)

@@ -55,8 +55,17 @@ func (ps *pods) all() []*pod {
 }
 
 // assign takes an assignment on. A newer epoch of the same work changes nothing
-// that runs; other work replaces the pod. An older epoch is errStale.
+// that runs; other work replaces the pod. An older epoch is errStale. A pod that
+// cannot be taken on is reported as failed, so that people see why.
 func (ps *pods) assign(a *Assignment) error {
+	err := ps.take(a)
+	if err != nil && !errors.Is(err, errStale) && !errors.Is(err, errWithdrawn) {
+		ps.agent.outbox.tell(status{PodUID: a.PodUID, Epoch: a.Epoch, State: Failed, Failure: &failure{ReasonAssignmentRefused, err.Error()}})
+	}
+	return err
+}
+
+func (ps *pods) take(a *Assignment) error {
 	if err := a.validate(); err != nil {
 		return err
 	}
@@ -75,6 +84,7 @@ func (ps *pods) assign(a *Assignment) error {
 		}
 		if old.spec.sameWork(a) {
 			old.renew(a)
+			ps.agent.snapshot.changed()
 			ps.agent.changed(old)
 			return nil
 		}
@@ -94,6 +104,7 @@ func (ps *pods) assign(a *Assignment) error {
 		ps.end(old, ps.agent.cfg.DrainGrace)
 	}
 	p.begin()
+	ps.agent.snapshot.changed()
 	ps.agent.changed(p)
 	return nil
 }
@@ -106,7 +117,7 @@ func (ps *pods) withdraw(uid string, e Epoch, grace time.Duration) error {
 	p := ps.byUID[uid]
 	if p == nil {
 		ps.bury(uid, e)
-		ps.agent.outbox.gone(status{PodUID: uid, Epoch: e, State: Gone})
+		ps.agent.outbox.tell(status{PodUID: uid, Epoch: e, State: Gone})
 		return fmt.Errorf("%w: %s", errWithdrawn, uid)
 	}
 	if held := p.status().Epoch; e.Compare(held) < 0 {
@@ -115,6 +126,7 @@ func (ps *pods) withdraw(uid string, e Epoch, grace time.Duration) error {
 	ps.bury(uid, e)
 	delete(ps.byUID, uid)
 	ps.end(p, grace)
+	ps.agent.snapshot.changed()
 	return nil
 }
 
@@ -158,12 +170,13 @@ func (ps *pods) end(p *pod, grace time.Duration) {
 			ps.agent.log.Error("a withdrawn pod left something behind", "pod", p.spec.PodUID, "err", err)
 		}
 		if ps.get(p.spec.PodUID) == nil {
-			ps.agent.outbox.gone(p.status())
+			ps.agent.outbox.tell(p.status())
 		}
 	})
 }
 
-// close withdraws every pod; none is taken on any more.
+// close withdraws every pod; none is taken on any more. They stay in the
+// snapshot: whoever starts next without a control plane goes on with them.
 func (ps *pods) close(grace time.Duration) {
 	ps.mu.Lock()
 	defer ps.mu.Unlock()
