@@ -4,10 +4,10 @@
 // containers; then throughput of a warm function beside a bare http server and
 // Express, in turns, on the same connections.
 
-const { once } = require('node:events')
-const http = require('node:http')
-const net = require('node:net')
 const { spawn } = require('node:child_process')
+const { once } = require('node:events')
+const fs = require('node:fs')
+const net = require('node:net')
 
 const { Container, LEASE, NODE_ADDRESS } = require('../container.js')
 
@@ -42,7 +42,7 @@ async function activations(files) {
     loads.push(loadMs)
     readies.push(ms(began, ready))
     firsts.push(ms(began, first))
-    rss.push(Number(/VmRSS:\s+(\d+)/.exec(require('node:fs').readFileSync(`/proc/${container.process.pid}/status`, 'utf8'))[1]) / 1024)
+    rss.push(Number(/VmRSS:\s+(\d+)/.exec(fs.readFileSync(`/proc/${container.process.pid}/status`, 'utf8'))[1]) / 1024)
     client.destroy()
     await container.stop()
   }
@@ -50,8 +50,17 @@ async function activations(files) {
   console.log(`  start to warm ms ${show(boots)}; load ms ${show(loads)}; activate to ready ms ${show(readies)}; activate to first answer ms ${show(firsts)}; RSS MiB ${show(rss)}`)
 }
 
-/** Requests per second that a server answers on a few connections kept busy. */
-async function throughput(port) {
+/** CPU time of a process so far, in microseconds; a tick is 10 ms. */
+function cpu(pid) {
+  const fields = fs.readFileSync(`/proc/${pid}/stat`, 'utf8').replace(/^.*\) /s, '').split(' ')
+  return (Number(fields[11]) + Number(fields[12])) * 10_000
+}
+
+/**
+ * How fast a server answers on a few connections kept busy: requests per second,
+ * and its CPU time per request, which other work on the machine disturbs less.
+ */
+async function throughput({ port, pid }) {
   let answered = 0
   const sockets = Array.from({ length: CONNECTIONS }, () => {
     const socket = net.connect(port, NODE_ADDRESS)
@@ -63,10 +72,12 @@ async function throughput(port) {
     return socket
   })
   const began = process.hrtime.bigint()
+  const used = cpu(pid)
   await new Promise((resolve) => setTimeout(resolve, SECONDS * 1000))
   const rate = answered / ms(began, process.hrtime.bigint()) * 1000
+  const cost = (cpu(pid) - used) / answered
   for (const socket of sockets) socket.destroy()
-  return rate
+  return { rate, cost }
 }
 
 const BARE = `require('http').createServer((req, res) => {
@@ -79,7 +90,7 @@ const EXPRESS = `const app = require(${JSON.stringify(require.resolve('express')
 async function server(code) {
   const child = spawn(process.execPath, ['-e', code], { stdio: ['ignore', 'pipe', 'inherit'], env: { NODE_ENV: 'production' } })
   cleanups.unshift(() => child.kill())
-  return Number(String((await once(child.stdout, 'data'))[0]))
+  return { port: Number(String((await once(child.stdout, 'data'))[0])), pid: child.pid }
 }
 
 async function main() {
@@ -88,23 +99,24 @@ async function main() {
   console.log(`${ACTIVATIONS} activations of a fetch handler`)
   await activations(FETCH)
 
-  const ports = { 'bare http': await server(BARE), Express: await server(EXPRESS) }
+  const servers = { 'bare http': await server(BARE), Express: await server(EXPRESS) }
   for (const [name, files] of Object.entries({ 'function (req, res)': HELLO, 'function fetch': FETCH })) {
     const container = await Container.start(t)
     await container.activate(t, files)
-    ports[name] = container.port
+    servers[name] = { port: container.port, pid: container.process.pid }
   }
-  const rates = {}
+  const results = {}
   for (let turn = 0; turn <= TURNS; turn++) {
-    for (const [name, port] of Object.entries(ports)) {
-      const rate = await throughput(port)
-      if (turn > 0) (rates[name] ??= []).push(rate) // the first turn warms all up
+    for (const [name, server] of Object.entries(servers)) {
+      const result = await throughput(server)
+      if (turn > 0) (results[name] ??= []).push(result) // the first turn warms all up
     }
   }
-  const median = (list) => [...list].sort((a, b) => a - b)[list.length >> 1]
-  const bare = median(rates['bare http'])
-  for (const [name, list] of Object.entries(rates)) {
-    console.log(`${name.padEnd(20)} ${Math.round(median(list))} requests/s, ${(100 * median(list) / bare).toFixed(0)}% of bare http`)
+  const median = (name, what) => results[name].map((r) => r[what]).sort((a, b) => a - b)[TURNS >> 1]
+  for (const name of Object.keys(results)) {
+    const of = (what) => median(name, what)
+    console.log(`${name.padEnd(20)} ${Math.round(of('rate'))} requests/s (${(100 * of('rate') / median('bare http', 'rate')).toFixed(0)}% of bare http), ` +
+      `${of('cost').toFixed(1)} µs of CPU each (bare / this: ${(100 * median('bare http', 'cost') / of('cost')).toFixed(0)}%)`)
   }
 }
 
