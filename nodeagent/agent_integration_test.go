@@ -5,6 +5,7 @@ package nodeagent
 import (
 	"context"
 	"fmt"
+	"io"
 	"log/slog"
 	"net/http"
 	"net/netip"
@@ -191,6 +192,44 @@ func TestAContainerThatDiesIsReplaced(t *testing.T) {
 	}
 }
 
+// TestPodAddressFromBeyondTheNode calls a pod's address as another node does:
+// parked it reaches the agent, active the container itself, unassigned nobody.
+func TestPodAddressFromBeyondTheNode(t *testing.T) {
+	a := startAgent(t, nil)
+	pod := assignment("hello", "10.245.3.11", a.cp.bundle(map[string]string{
+		"index.js": "module.exports = (req, res) => res.send(`${req.socket.localAddress} from ${req.socket.remoteAddress}`)"}))
+	pod.StartParked = true
+	pod.IdleTimeout = durationpb.New(0)
+	a.cp.assign(pod)
+	a.cp.waitState(pod, agentv1.PodState_POD_STATE_PARKED)
+	beyond := &http.Client{Transport: &http.Transport{DialContext: dialWorld, DisableKeepAlives: true}, Timeout: patience}
+	ask := func(url string) string {
+		t.Helper()
+		res, err := beyond.Get(url)
+		if err != nil {
+			return err.Error()
+		}
+		defer res.Body.Close()
+		body, err := io.ReadAll(res.Body)
+		if err != nil || res.StatusCode != 200 {
+			t.Fatalf("%d %q %v", res.StatusCode, body, err)
+		}
+		return string(body)
+	}
+	if got := ask("http://10.245.3.11:8080/"); got != nodeIP+" from "+nodeIP {
+		t.Errorf("parked: %q, want the agent to have called the container", got)
+	}
+	a.cp.waitState(pod, agentv1.PodState_POD_STATE_ACTIVE)
+	for _, port := range []string{"8080", "80"} {
+		if got := ask("http://10.245.3.11:" + port + "/"); got != "10.245.3.11 from 192.0.2.1" {
+			t.Errorf("active, port %s: %q, want the container to be called directly", port, got)
+		}
+	}
+	if got := ask("http://10.245.3.12:8080/"); !strings.Contains(got, "refused") {
+		t.Errorf("an address of nobody: %q, want a refused connection", got)
+	}
+}
+
 func TestVolumesEnvironmentAndDNS(t *testing.T) {
 	a := startAgent(t, nil)
 	pod := assignment("volumes", "10.245.3.10", a.cp.bundle(map[string]string{"index.js": `
@@ -277,7 +316,7 @@ func assertNothingLeft(t *testing.T, cfg Config) {
 	}
 	for _, link := range links {
 		switch name := link.Attrs().Name; name {
-		case "lo", "uplink", "world":
+		case "lo", "uplink":
 		default:
 			t.Errorf("left interface %s", name)
 		}
