@@ -77,7 +77,7 @@ func advance(addr netip.Addr, n uint64) netip.Addr {
 func (a *addresses) keep(uid string, addr netip.Addr) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if holder, ok := a.taken[addr]; (ok && holder != uid) || !a.usable(addr) {
+	if holder, ok := a.taken[addr]; (ok && holder != uid) || a.rests[addr] || !a.usable(addr) {
 		return false
 	}
 	if held, ok := a.byUID[uid]; ok && held != addr {

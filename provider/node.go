@@ -26,6 +26,10 @@ const LabelVirtualNode = "sanfran.dev/virtual-node"
 // nodeLeaseSeconds is what a kubelet has; it is renewed every quarter.
 const nodeLeaseSeconds = 40
 
+// nodeStatusEvery is how soon a deleted node comes back. The garbage collector
+// takes the pods of a node that is away for 40 s.
+const nodeStatusEvery = 10 * time.Second
+
 // virtualNode is the node that the scheduler and users see.
 type virtualNode struct {
 	name string
@@ -51,7 +55,6 @@ func (v virtualNode) object(capacity *agentv1.Capacity) *corev1.Node {
 		"type":                             "virtual-kubelet",
 		LabelVirtualNode:                   v.group,
 		"node.kubernetes.io/instance-type": "sanfran",
-		"sanfran.dev/runtime." + runtimes["sanfran/node:24"]: "true",
 	}
 	maps.Copy(labels, v.labels)
 	resources := corev1.ResourceList{
@@ -151,6 +154,7 @@ func runNode(ctx context.Context, client kubernetes.Interface, virtual virtualNo
 	}
 	nodes := client.CoreV1().Nodes()
 	controller, err := node.NewNodeController(updates, initial(), nodes,
+		node.WithNodeStatusUpdateInterval(nodeStatusEvery),
 		node.WithNodeEnableLeaseV1(client.CoordinationV1().Leases(corev1.NamespaceNodeLease), nodeLeaseSeconds),
 		node.WithNodeStatusUpdateErrorHandler(func(ctx context.Context, cause error) error {
 			if !apierrors.IsNotFound(cause) {

@@ -74,6 +74,8 @@ type podRecord struct {
 	withdrawn time.Time
 	// told is the last warning, so that retries do not repeat it.
 	told string
+	// written is what the last write returned, until the informer has seen it.
+	written *corev1.Pod
 	// ended says that the final status was written.
 	ended bool
 }

@@ -13,6 +13,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/resourceversion"
 	"k8s.io/apimachinery/pkg/util/strategicpatch"
 
 	"google.golang.org/protobuf/types/known/durationpb"
@@ -22,7 +23,7 @@ import (
 // again though nothing changed (0: never); an error has the pod tried again
 // with a growing delay.
 func (c *podController) reconcile(ctx context.Context, uid types.UID) (again time.Duration, err error) {
-	pod := c.pod(uid)
+	pod := c.newest(uid)
 	switch {
 	case pod == nil:
 		return 0, c.gone(ctx, uid)
@@ -32,6 +33,24 @@ func (c *podController) reconcile(ctx context.Context, uid types.UID) (again tim
 		return 0, c.leases.Withdraw(ctx, string(uid), 0)
 	}
 	return c.living(ctx, pod)
+}
+
+// newest is the informer's pod, or the one that the last write returned while
+// the informer has not seen that yet. Nil: Kubernetes has it no more.
+func (c *podController) newest(uid types.UID) *corev1.Pod {
+	pod := c.pod(uid)
+	if pod == nil {
+		return nil
+	}
+	r := c.record(uid)
+	if r.written != nil {
+		order, err := resourceversion.CompareResourceVersion(r.written.ResourceVersion, pod.ResourceVersion)
+		if err == nil && order > 0 {
+			return r.written
+		}
+		r.written = nil
+	}
+	return pod
 }
 
 // gone ends the lease of a pod that Kubernetes has no more, for example because
@@ -101,9 +120,9 @@ func (c *podController) living(ctx context.Context, pod *corev1.Pod) (again time
 		c.warn(pod, r, reasonNoAddress, err.Error())
 		return 0, errors.Join(err, c.write(ctx, pod, podStatus(pod, s)))
 	}
-	s.podIP = addr.String()
-	if inputs := inputsOf(pod, s.podIP); inputs != r.inputs || c.stale(r) {
-		if err := c.assign(ctx, pod, r, f, s.podIP); err != nil {
+	podIP := addr.String()
+	if inputs := inputsOf(pod, podIP); inputs != r.inputs || c.stale(r) {
+		if err := c.assign(ctx, pod, r, f, podIP); err != nil {
 			if r.inputs != "" {
 				return 0, err // what runs, runs on
 			}
@@ -112,6 +131,7 @@ func (c *podController) living(ctx context.Context, pod *corev1.Pod) (again time
 		}
 		r.inputs = inputs
 	}
+	s.podIP = podIP
 	s.lease = c.leases.Status(uid)
 	if !r.refresh.IsZero() {
 		again = max(r.refresh.Sub(c.now()), time.Second)
@@ -206,9 +226,13 @@ func (c *podController) write(ctx context.Context, pod *corev1.Pod, status corev
 	if patch == nil {
 		return nil
 	}
-	_, err = c.client.CoreV1().Pods(pod.Namespace).Patch(ctx, pod.Name, types.StrategicMergePatchType, patch, metav1.PatchOptions{}, "status")
+	written, err := c.client.CoreV1().Pods(pod.Namespace).Patch(ctx, pod.Name, types.StrategicMergePatchType, patch, metav1.PatchOptions{}, "status")
 	if err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) {
 		return fmt.Errorf("write the status of pod %s: %w", podKey(pod), err)
+	}
+	if err == nil && written.UID == pod.UID {
+		written.ManagedFields = nil
+		c.record(pod.UID).written = written
 	}
 	return nil
 }
