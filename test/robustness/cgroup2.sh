@@ -1,0 +1,29 @@
+#!/usr/bin/env bash
+# The end-to-end tests on a machine with cgroup v2 alone: a Debian 12 guest in
+# QEMU. Many machines have cgroup v2, others still v1 or both; the local
+# Kubernetes, runc and the agent's containers must work on each.
+# Further arguments go to go test, such as -run TestName.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+unset KUBECONFIG
+test/robustness/guest/deps.sh
+
+# The guest has no network, so what its builds take from outside, or would
+# compile for minutes, is put into the caches here.
+say() { printf 'cgroup2: %s\n' "$*"; }
+say "filling the caches that the guest shares"
+image=$(mktemp -d)
+trap 'rm -rf "$image"' EXIT
+VERSION=dev go -C deploy/local run . build
+go run ./deploy/images --version dev --output "$image/sanfran.tar" >/dev/null
+go test -tags e2e -c -o "$image" ./test/e2e/...
+rm -rf "$image"
+
+say "the end-to-end tests in the guest"
+# shellcheck disable=SC2016 # for the guest's shell
+test/robustness/guest/run.sh bash -euc '
+  kind=$(stat -fc %T /sys/fs/cgroup)
+  [ "$kind" = cgroup2fs ] || { echo "the guest has $kind on /sys/fs/cgroup instead of cgroup v2" >&2; exit 1; }
+  echo "cgroup2: Linux $(uname -r), cgroup v2 with $(cat /sys/fs/cgroup/cgroup.controllers)"
+  test/e2e/run.sh "$@"
+' e2e "$@"
