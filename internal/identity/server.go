@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/timestamppb"
@@ -93,4 +94,9 @@ func (s *Server) IssueCertificate(ctx context.Context, req *identityv1.IssueCert
 	}
 	s.log.Info("certificate issued", "role", peer.Role, "node", peer.Node, "pod", peer.PodNamespace+"/"+peer.PodName, "notAfter", notAfter)
 	return &identityv1.IssueCertificateResponse{CertificateChain: chain, NotAfter: timestamppb.New(notAfter)}, nil
+}
+
+// Register adds the service to server.
+func (s *Server) Register(server grpc.ServiceRegistrar) {
+	identityv1.RegisterIdentityServiceServer(server, s)
 }
