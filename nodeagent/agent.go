@@ -65,7 +65,7 @@ func New(cfg Config, conn grpc.ClientConnInterface) (*Agent, error) {
 	}
 	a := &Agent{
 		cfg: cfg, log: cfg.Log, conn: conn,
-		routes: router.NewTable(), outbox: newOutbox(), snapshot: newSnapshot(cfg), quarantine: newQuarantine(cfg.PortRest), orphans: newOrphans(), metrics: newMetrics(),
+		routes: router.NewTable(), outbox: newOutbox(), snapshot: newSnapshot(cfg), quarantine: newQuarantine(cfg.PortRest, quarantineSize), orphans: newOrphans(), metrics: newMetrics(),
 	}
 	a.ctx, a.cancel = context.WithCancel(context.Background())
 	a.forwarder = router.NewForwarder(router.ForwarderConfig{Log: cfg.Log})

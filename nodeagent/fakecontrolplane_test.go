@@ -32,7 +32,7 @@ type fakeControlPlane struct {
 	agentv1.UnimplementedAgentServiceServer
 	routesv1.UnimplementedRouteServiceServer
 
-	t      *testing.T
+	t      testing.TB
 	server *grpc.Server
 	conn   *grpc.ClientConn
 
@@ -50,7 +50,7 @@ type fakeControlPlane struct {
 	cut    chan struct{} // closed to end the streams
 }
 
-func newFakeControlPlane(t *testing.T) *fakeControlPlane {
+func newFakeControlPlane(t testing.TB) *fakeControlPlane {
 	t.Helper()
 	cp := &fakeControlPlane{
 		t: t, bundles: map[string][]byte{}, pools: map[string]*agentv1.PoolStatus{}, changed: make(chan struct{}),
