@@ -3,18 +3,19 @@ package nodeagent
 import (
 	"net/netip"
 	"os"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 )
 
 // countedSocket counts how far it is given up.
-type countedSocket struct{ closed, released int }
+type countedSocket struct{ closed, released atomic.Int32 }
 
 func (s *countedSocket) File() *os.File       { return nil }
 func (s *countedSocket) Addr() netip.AddrPort { return netip.AddrPort{} }
-func (s *countedSocket) Close() error         { s.closed++; return nil }
-func (s *countedSocket) Release() error       { s.released++; return nil }
+func (s *countedSocket) Close() error         { s.closed.Add(1); return nil }
+func (s *countedSocket) Release() error       { s.released.Add(1); return nil }
 
 func TestQuarantine(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -23,19 +24,19 @@ func TestQuarantine(t *testing.T) {
 		for i := range sockets {
 			sockets[i] = &countedSocket{}
 		}
-		check := func(what string, want ...int) {
+		check := func(what string, want ...int32) {
 			t.Helper()
 			synctest.Wait() // a timer's work may be under way
 			for i, n := range want {
-				if sockets[i].released != n {
-					t.Errorf("%s: socket %d released %d times, want %d", what, i, sockets[i].released, n)
+				if got := sockets[i].released.Load(); got != n {
+					t.Errorf("%s: socket %d released %d times, want %d", what, i, got, n)
 				}
 			}
 		}
 		put := func(i int) {
 			t.Helper()
-			if err := q.put(sockets[i]); err != nil || sockets[i].closed != 1 {
-				t.Fatalf("socket %d: closed %d times, %v", i, sockets[i].closed, err)
+			if err := q.put(sockets[i]); err != nil || sockets[i].closed.Load() != 1 {
+				t.Fatalf("socket %d: closed %d times, %v", i, sockets[i].closed.Load(), err)
 			}
 		}
 		put(0)
@@ -50,8 +51,8 @@ func TestQuarantine(t *testing.T) {
 		q.close()
 		check("closed", 1, 1, 1, 1)
 		late := &countedSocket{}
-		if err := q.put(late); err != nil || late.released != 1 {
-			t.Errorf("put after close: released %d times, %v", late.released, err)
+		if err := q.put(late); err != nil || late.released.Load() != 1 {
+			t.Errorf("put after close: released %d times, %v", late.released.Load(), err)
 		}
 	})
 }
