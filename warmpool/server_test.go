@@ -103,7 +103,7 @@ func (r *running) dial(t *testing.T, role identity.Role, node string) *grpc.Clie
 		MinVersion: tls.VersionTLS13, RootCAs: r.authority.Pool(), ServerName: "control-plane",
 		Certificates: []tls.Certificate{{Certificate: chain, PrivateKey: key}},
 	}
-	conn, err := rpc.Dial(r.address, func() (*tls.Config, error) { return config, nil })
+	conn, err := rpc.Dial(r.address, func(context.Context) (*tls.Config, error) { return config, nil })
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -37,8 +37,7 @@ func (f *connectionFlags) add(cmd *cobra.Command) {
 
 // connection is a process's way to the control plane.
 type connection struct {
-	// Conn presents the process's certificate. Calls fail with UNAVAILABLE
-	// until there is one.
+	// Conn presents the process's certificate. Calls wait for the first one.
 	Conn *grpc.ClientConn
 	// Identity keeps the certificate fresh while it runs.
 	Identity process.Part

@@ -82,9 +82,15 @@ func (c *Client) Check(context.Context) error {
 
 // TLS returns what a connection to the control plane begins with: TLS 1.3, the
 // authorities in the CA file as it is now, the name its certificate must bear
-// and, when presentCertificate is set, this process's certificate.
-func (c *Client) TLS(serverName string, presentCertificate bool) func() (*tls.Config, error) {
-	return func() (*tls.Config, error) {
+// and, when presentCertificate is set, this process's certificate, the first of
+// which is waited for.
+func (c *Client) TLS(serverName string, presentCertificate bool) func(context.Context) (*tls.Config, error) {
+	return func(ctx context.Context) (*tls.Config, error) {
+		if presentCertificate {
+			if err := c.WaitReady(ctx); err != nil {
+				return nil, err
+			}
+		}
 		data, err := os.ReadFile(c.caFile)
 		if err != nil {
 			return nil, fmt.Errorf("read the CA file (it appears once the control plane has started): %w", err)

@@ -267,13 +267,13 @@ func TestClientRenews(t *testing.T) {
 func TestTLSNamesTheMissingFile(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "ca.crt")
 	config := NewClient("", file, slog.New(slog.DiscardHandler)).TLS("x", false)
-	if _, err := config(); err == nil || !strings.Contains(err.Error(), file) {
+	if _, err := config(t.Context()); err == nil || !strings.Contains(err.Error(), file) {
 		t.Errorf("missing: %v", err)
 	}
 	if err := os.WriteFile(file, []byte("nonsense"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := config(); err == nil || !strings.Contains(err.Error(), "no PEM certificate") {
+	if _, err := config(t.Context()); err == nil || !strings.Contains(err.Error(), "no PEM certificate") {
 		t.Errorf("nonsense: %v", err)
 	}
 }

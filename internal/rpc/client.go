@@ -22,9 +22,9 @@ const (
 
 // Dial returns a connection to target ("host:port") that is made when it is
 // first used and again whenever it is lost, at most a second after the last
-// attempt. Before every attempt config is called; when it fails the attempt
-// does, with its error.
-func Dial(target string, config func() (*tls.Config, error)) (*grpc.ClientConn, error) {
+// attempt. Every attempt calls config, which may wait as long as its context
+// allows; when it fails the attempt does, with its error.
+func Dial(target string, config func(context.Context) (*tls.Config, error)) (*grpc.ClientConn, error) {
 	conn, err := grpc.NewClient("dns:///"+target,
 		grpc.WithTransportCredentials(&freshTLS{config: config}),
 		grpc.WithContextDialer(dialTCP),
@@ -55,11 +55,11 @@ func dialTCP(ctx context.Context, address string) (net.Conn, error) {
 // freshTLS makes the TLS configuration anew for every connection, so that a
 // renewed certificate and a changed CA file are used without a restart.
 type freshTLS struct {
-	config func() (*tls.Config, error)
+	config func(context.Context) (*tls.Config, error)
 }
 
 func (f *freshTLS) ClientHandshake(ctx context.Context, authority string, conn net.Conn) (net.Conn, credentials.AuthInfo, error) {
-	config, err := f.config()
+	config, err := f.config(ctx)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -113,7 +113,7 @@ func start(t *testing.T) *fixture {
 	return f
 }
 
-func (f *fixture) dial(t *testing.T, config func() (*tls.Config, error)) *grpc.ClientConn {
+func (f *fixture) dial(t *testing.T, config func(context.Context) (*tls.Config, error)) *grpc.ClientConn {
 	t.Helper()
 	conn, err := Dial(f.address, config)
 	if err != nil {
@@ -136,11 +136,7 @@ func (f *fixture) client(t *testing.T, token string) *grpc.ClientConn {
 	done := make(chan error, 1)
 	go func() { done <- client.Run(ctx, identity.IssuerOver(bare)) }()
 	t.Cleanup(func() { cancel(); <-done })
-	waitCtx, cancelWait := context.WithTimeout(t.Context(), 30*time.Second)
-	defer cancelWait()
-	if err := client.WaitReady(waitCtx); err != nil {
-		t.Fatal(err)
-	}
+	// The first call waits for the certificate.
 	return f.dial(t, client.TLS("control-plane", true))
 }
 
@@ -189,8 +185,8 @@ func TestOthersAreRefused(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	withForeign := func() (*tls.Config, error) {
-		config, err := certless()
+	withForeign := func(ctx context.Context) (*tls.Config, error) {
+		config, err := certless(ctx)
 		if err == nil {
 			config.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return foreign, nil }
 		}
