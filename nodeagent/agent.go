@@ -70,7 +70,7 @@ func New(cfg Config, conn grpc.ClientConnInterface) (*Agent, error) {
 	a.ctx, a.cancel = context.WithCancel(context.Background())
 	a.forwarder = router.NewForwarder(router.ForwarderConfig{Log: cfg.Log})
 	a.pods = newPods(a)
-	a.metrics.watch(a.pods)
+	a.metrics.watch(a)
 	a.notReady("it is starting")
 	return a, nil
 }

@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -24,13 +25,11 @@ import (
 	"sanfran.dev/router"
 )
 
-func rootFS(t testing.TB) string {
+func rootFS(t testing.TB) {
 	t.Helper()
-	dir := os.Getenv("SANFRAN_ROOTFS")
-	if dir == "" {
+	if os.Getenv("SANFRAN_ROOTFS") == "" {
 		t.Fatal("SANFRAN_ROOTFS does not name a Node.js root filesystem: make one with `go run ./deploy/images --rootfs`")
 	}
-	return dir
 }
 
 // realAgent is a whole agent on the node that these tests have to themselves.
@@ -42,6 +41,11 @@ type realAgent struct {
 
 func startAgent(t testing.TB, adapt func(*Config)) *realAgent {
 	t.Helper()
+	return startAgentIn(t, newWorkDir(t), newFakeControlPlane(t), adapt)
+}
+
+func newWorkDir(t testing.TB) string {
+	t.Helper()
 	dir, err := os.MkdirTemp("", "sanfran-agent-")
 	if err != nil {
 		t.Fatal(err)
@@ -50,12 +54,22 @@ func startAgent(t testing.TB, adapt func(*Config)) *realAgent {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
-	cp := newFakeControlPlane(t)
-	cfg := Config{
-		NodeName: "node-a", NodeIP: netip.MustParseAddr(nodeIP), Runtimes: map[string]string{"node24": rootFS(t)},
+	return dir
+}
+
+func nodeConfig(dir string) Config {
+	return Config{
+		NodeName: "node-a", NodeIP: netip.MustParseAddr(nodeIP), Runtimes: map[string]string{"node24": os.Getenv("SANFRAN_ROOTFS")},
 		WorkDir: dir, PinDir: filepath.Join(bpffs, "agent"), CgroupBase: "/" + filepath.Base(dir), Runc: os.Getenv("SANFRAN_RUNC"),
-		PoolTarget: 2, Log: slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelInfo})),
+		PoolTarget: 2,
 	}
+}
+
+func startAgentIn(t testing.TB, dir string, cp *fakeControlPlane, adapt func(*Config)) *realAgent {
+	t.Helper()
+	rootFS(t)
+	cfg := nodeConfig(dir)
+	cfg.Log = slog.New(slog.NewTextHandler(t.Output(), nil))
 	if adapt != nil {
 		adapt(&cfg)
 	}
@@ -226,6 +240,47 @@ func TestPodAddressFromBeyondTheNode(t *testing.T) {
 	if got := ask("http://10.245.3.12:8080/"); !strings.Contains(got, "refused") {
 		t.Errorf("an address of nobody: %q, want a refused connection", got)
 	}
+}
+
+// TestAKilledAgentLeavesNothingForItsNextLife kills an agent that serves, and
+// starts it again: it knows its pods, and nothing of before is left (I8).
+func TestAKilledAgentLeavesNothingForItsNextLife(t *testing.T) {
+	rootFS(t)
+	dir, cp := newWorkDir(t), newFakeControlPlane(t)
+	victim := exec.Command("/proc/self/exe")
+	victim.Env = append(os.Environ(), victimDir+"="+dir, victimControlPlane+"="+cp.conn.CanonicalTarget(), victimBPF+"="+bpffs)
+	victim.Stdout, victim.Stderr = t.Output(), t.Output()
+	victim.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if err := victim.Start(); err != nil {
+		t.Fatal(err)
+	}
+	pod := assignment("hello", "10.245.3.13", cp.bundle(map[string]string{"index.js": "module.exports = (req, res) => res.send('here')"}))
+	cp.assign(pod)
+	before := cp.waitState(pod, agentv1.PodState_POD_STATE_ACTIVE)
+	cp.wait("a full pool", func() bool { return cp.pools["node24"].GetWarm() == 2 })
+	if code, body, _ := call(t, "http://10.245.3.13:8080/"); code != 200 || body != "here" {
+		t.Fatalf("%d %q", code, body)
+	}
+	if err := victim.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	_ = victim.Wait() // says that it was killed
+
+	cp.mu.Lock()
+	clear(cp.pools)
+	cp.sync = []*agentv1.Assignment{pod}
+	cp.mu.Unlock()
+	a := startAgentIn(t, dir, cp, nil)
+	if code, body, _ := call(t, "http://10.245.3.13:8080/"); code != 200 || body != "here" {
+		t.Errorf("after the restart: %d %q", code, body)
+	}
+	if after := cp.waitState(pod, agentv1.PodState_POD_STATE_ACTIVE); after.GetInstance().GetLeaseId() == before.GetInstance().GetLeaseId() {
+		t.Error("the killed agent's lease is still told")
+	}
+	if err := a.stop(); err != nil {
+		t.Fatal(err)
+	}
+	assertNothingLeft(t, a.cfg)
 }
 
 func TestVolumesEnvironmentAndDNS(t *testing.T) {

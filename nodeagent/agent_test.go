@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -441,5 +442,19 @@ func TestAnAssignmentThatCannotBeTakenOnIsReported(t *testing.T) {
 	pod := assignment("hello", "no address", ta.cp.bundle(nil))
 	if s := ta.assigned(pod, agentv1.PodState_POD_STATE_FAILED); s.GetReason() != ReasonAssignmentRefused {
 		t.Errorf("reason %q", s.GetReason())
+	}
+}
+
+func TestMetricsTellOfPodsAndContainers(t *testing.T) {
+	ta := startTestAgent(t, nil)
+	pod := assignment("hello", "10.245.0.1", ta.cp.bundle(nil))
+	ta.assigned(pod, agentv1.PodState_POD_STATE_ACTIVE)
+	eventually(t, "readiness", func() bool { return ta.Ready(t.Context()) == nil })
+	server := httptest.NewServer(ta.Handler())
+	defer server.Close()
+	wantAnswer(t, get(t.Context(), server.URL+"/readyz"), 200, "ok")
+	got := get(t.Context(), server.URL+"/metrics")
+	for _, want := range []string{`sanfran_agent_pods{state="Active"} 1`, `sanfran_agent_containers{runtime="node24",state="leased"} 1`, "sanfran_agent_control_plane_connected 1", "sanfran_agent_activation_load_seconds_count 1"} {
+		wantAnswer(t, got, 200, want)
 	}
 }

@@ -18,6 +18,8 @@ import (
 	"github.com/vishvananda/netlink"
 	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
 )
 
 // inside is set for the copy of the test binary that runs in network and mount
@@ -26,6 +28,28 @@ const inside = "SANFRAN_TEST_INSIDE"
 
 // nodeIP is the node's address there.
 const nodeIP = "192.0.2.2"
+
+// Set for a copy of the test binary that is nothing but an agent: its work
+// directory, and where its control plane is. The BPF filesystem is the parent's.
+const (
+	victimDir          = "SANFRAN_TEST_VICTIM"
+	victimControlPlane = "SANFRAN_TEST_VICTIM_CONTROL_PLANE"
+	victimBPF          = "SANFRAN_TEST_VICTIM_BPF"
+)
+
+func runVictim(dir string) error {
+	bpffs = os.Getenv(victimBPF)
+	conn, err := grpc.NewClient(os.Getenv(victimControlPlane), grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	a, err := New(nodeConfig(dir), conn)
+	if err != nil {
+		return err
+	}
+	return a.Run(context.Background())
+}
 
 // world is the file of a network namespace beyond the node, joined to it.
 var world string
@@ -36,6 +60,10 @@ var bpffs string
 func TestMain(m *testing.M) {
 	if os.Getenv(inside) == "" {
 		os.Exit(again())
+	}
+	if dir := os.Getenv(victimDir); dir != "" {
+		fmt.Fprintln(os.Stderr, "the agent to be killed ended:", runVictim(dir))
+		os.Exit(1)
 	}
 	if err := prepareNode(); err != nil {
 		fmt.Fprintln(os.Stderr, "these tests need root:", err)

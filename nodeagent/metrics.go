@@ -1,6 +1,7 @@
 package nodeagent
 
 import (
+	"context"
 	"net/http"
 	"time"
 
@@ -62,25 +63,40 @@ func (m *metrics) activationFailed() { m.loadsFailed.Inc() }
 func (m *metrics) instanceEnded(c cause) { m.ended.WithLabelValues(c.String()).Inc() }
 
 // watch adds what is read when somebody asks.
-func (m *metrics) watch(ps *pods) {
-	m.registry.MustRegister(podCollector{ps})
-}
+func (m *metrics) watch(a *Agent) { m.registry.MustRegister(stateCollector{a}) }
 
-// podCollector counts pods by state.
-type podCollector struct{ pods *pods }
+// stateCollector counts pods and containers by state.
+type stateCollector struct{ agent *Agent }
 
-var podsDesc = prometheus.NewDesc("sanfran_agent_pods", "Function pods this agent is home to, by state.", []string{"state"}, nil)
+var (
+	podsDesc       = prometheus.NewDesc("sanfran_agent_pods", "Function pods this agent is home to, by state.", []string{"state"}, nil)
+	containersDesc = prometheus.NewDesc("sanfran_agent_containers", "Containers by runtime and state.", []string{"runtime", "state"}, nil)
+	failuresDesc   = prometheus.NewDesc("sanfran_agent_container_start_failures_total", "Containers that could not be started, by runtime.", []string{"runtime"}, nil)
+)
 
 // Describe implements prometheus.Collector.
-func (podCollector) Describe(ch chan<- *prometheus.Desc) { ch <- podsDesc }
+func (stateCollector) Describe(ch chan<- *prometheus.Desc) {
+	ch <- podsDesc
+	ch <- containersDesc
+	ch <- failuresDesc
+}
 
 // Collect implements prometheus.Collector.
-func (c podCollector) Collect(ch chan<- prometheus.Metric) {
+func (c stateCollector) Collect(ch chan<- prometheus.Metric) {
 	counts := map[State]int{Preparing: 0, Active: 0, Parked: 0, Failed: 0}
-	for _, p := range c.pods.all() {
+	for _, p := range c.agent.pods.all() {
 		counts[p.status().State]++
 	}
 	for state, n := range counts {
 		ch <- prometheus.MustNewConstMetric(podsDesc, prometheus.GaugeValue, float64(n), state.String())
+	}
+	if c.agent.Ready(context.Background()) != nil {
+		return // the pools may not be there yet, or not any more
+	}
+	for _, s := range c.agent.warmers.Status() {
+		for state, n := range map[string]int{"warming": s.Warming, "warm": s.Warm, "leased": s.Leased, "draining": s.Draining} {
+			ch <- prometheus.MustNewConstMetric(containersDesc, prometheus.GaugeValue, float64(n), s.Runtime, state)
+		}
+		ch <- prometheus.MustNewConstMetric(failuresDesc, prometheus.CounterValue, float64(s.StartFailures), s.Runtime)
 	}
 }
