@@ -28,6 +28,10 @@ const (
 	// the node may not watch what its pods do not name.
 	retryFirst = 200 * time.Millisecond
 	retryLast  = 10 * time.Second
+	// settleTime is how long a pod that was Ready when the provider started is
+	// believed to be so while its agent has not reported. Without it every
+	// start would empty the Services of pods that serve all the while.
+	settleTime = 30 * time.Second
 	// byUID is the informer's index.
 	byUID = "uid"
 )
@@ -76,6 +80,8 @@ type podRecord struct {
 	told string
 	// written is what the last write returned, until the informer has seen it.
 	written *corev1.Pod
+	// until is set for pods that were Ready at the start; see settleTime.
+	until time.Time
 	// ended says that the final status was written.
 	ended bool
 }
@@ -158,6 +164,9 @@ func (c *podController) begin() {
 	}
 	c.mu.Unlock()
 	for _, pod := range pods {
+		if ready := condition(&pod.Status, corev1.PodReady); ready != nil && ready.Status == corev1.ConditionTrue {
+			c.record(pod.UID).until = c.now().Add(settleTime)
+		}
 		if pod.Status.PodIP == "" {
 			continue
 		}

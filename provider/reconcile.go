@@ -17,6 +17,8 @@ import (
 	"k8s.io/apimachinery/pkg/util/strategicpatch"
 
 	"google.golang.org/protobuf/types/known/durationpb"
+
+	agentv1 "sanfran.dev/proto/sanfran/agent/v1"
 )
 
 // reconcile brings one pod and its lease together. It returns when to look
@@ -136,6 +138,10 @@ func (c *podController) living(ctx context.Context, pod *corev1.Pod) (again time
 	if !r.refresh.IsZero() {
 		again = max(r.refresh.Sub(c.now()), time.Second)
 	}
+	if left := r.until.Sub(c.now()); left > 0 && s.lease.GetState() == agentv1.PodState_POD_STATE_PREPARING {
+		return left, nil
+	}
+	r.until = time.Time{}
 	next := podStatus(pod, s)
 	c.tell(pod, next)
 	return again, c.write(ctx, pod, next)

@@ -1,0 +1,381 @@
+package provider
+
+import (
+	"context"
+	"io"
+	"log/slog"
+	"net/netip"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/client-go/kubernetes/fake"
+	k8stesting "k8s.io/client-go/testing"
+	"k8s.io/client-go/tools/record"
+
+	agentv1 "sanfran.dev/proto/sanfran/agent/v1"
+)
+
+// pool is Leases and Bundles from memory. A pod is ACTIVE as soon as it is
+// assigned, and gone as soon as it is withdrawn, unless held.
+type pool struct {
+	mu        sync.Mutex
+	assigned  map[string]*agentv1.Assignment
+	statuses  map[string]*agentv1.PodStatus
+	withdrawn map[string][]time.Duration
+	synced    [][]string
+	bundles   map[string]bool
+	initial   agentv1.PodState
+	changed   func(string)
+	hold      bool
+}
+
+func newPool() *pool {
+	return &pool{
+		assigned: map[string]*agentv1.Assignment{}, statuses: map[string]*agentv1.PodStatus{},
+		withdrawn: map[string][]time.Duration{}, bundles: map[string]bool{}, initial: agentv1.PodState_POD_STATE_ACTIVE, changed: func(string) {},
+	}
+}
+
+func (p *pool) Assign(_ context.Context, a *agentv1.Assignment, _ bool) error {
+	p.mu.Lock()
+	p.assigned[a.PodUid] = a
+	p.mu.Unlock()
+	p.set(a.PodUid, &agentv1.PodStatus{PodUid: a.PodUid, State: p.initial})
+	return nil
+}
+
+func (p *pool) Withdraw(_ context.Context, uid string, grace time.Duration) error {
+	p.mu.Lock()
+	p.withdrawn[uid] = append(p.withdrawn[uid], grace)
+	hold := p.hold || p.statuses[uid] == nil
+	p.mu.Unlock()
+	if !hold {
+		p.set(uid, nil)
+	}
+	return nil
+}
+
+func (p *pool) set(uid string, status *agentv1.PodStatus) {
+	p.mu.Lock()
+	if status == nil {
+		delete(p.statuses, uid)
+	} else {
+		p.statuses[uid] = status
+	}
+	changed := p.changed
+	p.mu.Unlock()
+	changed(uid)
+}
+
+func (p *pool) Status(uid string) *agentv1.PodStatus {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.statuses[uid]
+}
+
+func (p *pool) Subscribe(changed func(string)) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.changed = changed
+}
+
+func (p *pool) Synced(uids []string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.synced = append(p.synced, uids)
+}
+
+func (p *pool) Capacity() (*agentv1.Capacity, <-chan struct{}) {
+	return &agentv1.Capacity{MilliCpu: 2000, MemoryBytes: 1 << 30, Pods: 100}, nil
+}
+
+func (p *pool) Put(_ context.Context, digest string, r io.Reader) error {
+	_, err := io.ReadAll(r)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.bundles[digest] = true
+	return err
+}
+
+// world is a controller over a fake cluster, in a bubble of its own time.
+type world struct {
+	t      *testing.T
+	client *fake.Clientset
+	pool   *pool
+	events *record.FakeRecorder
+}
+
+func inWorld(t *testing.T, objects []runtime.Object, test func(w *world)) {
+	t.Helper()
+	inWorldOf(t, newPool(), objects, test)
+}
+
+func inWorldOf(t *testing.T, leases *pool, objects []runtime.Object, test func(w *world)) {
+	synctest.Test(t, func(t *testing.T) {
+		objects = append(objects, &corev1.Service{
+			ObjectMeta: metav1.ObjectMeta{Name: "kubernetes", Namespace: "default"},
+			Spec:       corev1.ServiceSpec{ClusterIP: "10.96.0.1", Ports: []corev1.ServicePort{{Name: "https", Port: 443}}},
+		})
+		w := &world{t: t, client: fake.NewClientset(objects...), pool: leases, events: record.NewFakeRecorder(1000)}
+		cidr, err := newAddresses(netip.MustParsePrefix("10.245.0.0/16"), 0, time.Now)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c := &podController{
+			client: w.client, nodeName: "sanfran", hostIP: "10.0.0.1", idleTimeout: time.Minute,
+			leases: w.pool, bundles: w.pool, objects: newClusterObjects(w.client, time.Now), addresses: cidr,
+			events: w.events, facts: factsOf(w.client, "cluster.local"), now: time.Now, log: slog.New(slog.DiscardHandler),
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error)
+		go func() { done <- c.run(ctx) }()
+		defer func() {
+			cancel()
+			if err := <-done; err != nil {
+				t.Errorf("run ended with %v", err)
+			}
+		}()
+		w.settle()
+		test(w)
+	})
+}
+
+// settle lets everything happen that happens by itself and soon. The bubble's
+// time goes on, as informers poll.
+func (w *world) settle() {
+	time.Sleep(time.Second)
+	synctest.Wait()
+}
+
+func (w *world) get(name string) *corev1.Pod {
+	w.t.Helper()
+	pod, err := w.client.CoreV1().Pods("default").Get(w.t.Context(), name, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		return nil
+	}
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return pod
+}
+
+func (w *world) create(pod *corev1.Pod) {
+	w.t.Helper()
+	if _, err := w.client.CoreV1().Pods("default").Create(w.t.Context(), pod, metav1.CreateOptions{}); err != nil {
+		w.t.Fatal(err)
+	}
+	w.settle()
+}
+
+// told are the events so far.
+func (w *world) told() string {
+	var all []string
+	for {
+		select {
+		case e := <-w.events.Events:
+			all = append(all, e)
+		default:
+			return strings.Join(all, "\n")
+		}
+	}
+}
+
+// patches counts writes of pod status.
+func (w *world) patches() (n int) {
+	for _, a := range w.client.Actions() {
+		if a.Matches("patch", "pods") {
+			n++
+		}
+	}
+	return n
+}
+
+func code() *corev1.ConfigMap {
+	return &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "hello", Namespace: "default"}, Data: map[string]string{"index.js": "x"}}
+}
+
+func TestPodBecomesLease(t *testing.T) {
+	inWorld(t, []runtime.Object{code()}, func(w *world) {
+		w.create(hello())
+		a := w.pool.assigned["uid-hello"]
+		if a == nil || a.Address == "" || a.IdleTimeout.AsDuration() != time.Minute || !w.pool.bundles[a.Mounts[0].GetBundle()] {
+			w.t.Fatalf("assigned %v, bundles %v", a, w.pool.bundles)
+		}
+		pod := w.get("hello")
+		if pod.Status.Phase != corev1.PodRunning || pod.Status.PodIP != a.Address || pod.Status.HostIP != "10.0.0.1" {
+			w.t.Errorf("status %s", brief(pod.Status))
+		}
+		if told := w.told(); !strings.Contains(told, "Normal Started") || !strings.Contains(told, "Normal Leased") {
+			w.t.Errorf("events:\n%s", told)
+		}
+		before := w.patches()
+		w.pool.set("uid-hello", &agentv1.PodStatus{State: agentv1.PodState_POD_STATE_PARKED})
+		w.settle()
+		if w.patches() != before {
+			w.t.Error("parking wrote the status, though nothing in it changes")
+		}
+		w.pool.set("uid-hello", &agentv1.PodStatus{State: agentv1.PodState_POD_STATE_FAILED, Reason: "SyntaxError", Message: "index.js:1"})
+		w.settle()
+		if pod := w.get("hello"); !strings.Contains(brief(pod.Status), "waiting:CrashLoopBackOff:SyntaxError: index.js:1") {
+			w.t.Errorf("status %s", brief(pod.Status))
+		}
+		if told := w.told(); !strings.Contains(told, "Warning Failed SyntaxError: index.js:1") {
+			w.t.Errorf("events:\n%s", told)
+		}
+	})
+}
+
+func TestMissingConfigMapIsToldAndWaitedFor(t *testing.T) {
+	inWorld(t, nil, func(w *world) {
+		w.create(hello())
+		time.Sleep(time.Minute)
+		if pod := w.get("hello"); !strings.Contains(brief(pod.Status), "waiting:ContainerCreating:") || pod.Status.PodIP != "" {
+			w.t.Errorf("status %s", brief(pod.Status))
+		}
+		if told := w.told(); strings.Count(told, "FailedMount") != 1 || !strings.Contains(told, `configmap "hello" not found`) {
+			w.t.Errorf("events:\n%s", told)
+		}
+		if _, err := w.client.CoreV1().ConfigMaps("default").Create(w.t.Context(), code(), metav1.CreateOptions{}); err != nil {
+			w.t.Fatal(err)
+		}
+		time.Sleep(retryLast + time.Second)
+		w.settle()
+		if pod := w.get("hello"); pod.Status.Phase != corev1.PodRunning {
+			w.t.Errorf("status %s", brief(pod.Status))
+		}
+	})
+}
+
+func TestUnsupportedPodStaysPendingWithTheReason(t *testing.T) {
+	inWorld(t, nil, func(w *world) {
+		w.create(hello(func(p *corev1.Pod) { p.Spec.HostNetwork = true }))
+		time.Sleep(time.Hour)
+		pod := w.get("hello")
+		if pod.Status.Phase != corev1.PodPending || !strings.Contains(brief(pod.Status), "waiting:Unsupported:spec.hostNetwork") {
+			w.t.Errorf("status %s", brief(pod.Status))
+		}
+		if told := w.told(); strings.Count(told, "Unsupported") != 1 {
+			w.t.Errorf("events:\n%s", told)
+		}
+		if len(w.pool.assigned) != 0 || w.patches() != 1 {
+			w.t.Errorf("assigned %v, %d writes", w.pool.assigned, w.patches())
+		}
+	})
+}
+
+func TestDeletedPodGoesWhenItsLeaseHasEnded(t *testing.T) {
+	inWorld(t, []runtime.Object{code()}, func(w *world) {
+		w.create(hello())
+		w.pool.hold = true
+		deletion := metav1.NewTime(time.Now().Add(30 * time.Second))
+		pod := w.get("hello")
+		pod.DeletionTimestamp = &deletion
+		if _, err := w.client.CoreV1().Pods("default").Update(w.t.Context(), pod, metav1.UpdateOptions{}); err != nil {
+			w.t.Fatal(err)
+		}
+		w.settle()
+		if w.get("hello") == nil {
+			w.t.Fatal("the pod is gone before its lease")
+		}
+		if got := w.pool.withdrawn["uid-hello"]; len(got) != 1 || got[0] != 30*time.Second {
+			w.t.Fatalf("withdrawn %v, want once with 30s", got)
+		}
+		w.pool.set("uid-hello", nil)
+		w.settle()
+		if w.get("hello") != nil {
+			w.t.Error("the pod is there though its lease has ended")
+		}
+		for _, a := range w.client.Actions() {
+			if d, ok := a.(k8stesting.DeleteActionImpl); ok {
+				o := d.DeleteOptions
+				if *o.GracePeriodSeconds != 0 || string(*o.Preconditions.UID) != "uid-hello" {
+					w.t.Errorf("deleted with %+v", o)
+				}
+			}
+		}
+	})
+}
+
+func TestPodDeletedByForceIsWithdrawn(t *testing.T) {
+	inWorld(t, []runtime.Object{code()}, func(w *world) {
+		w.create(hello())
+		first := w.pool.assigned["uid-hello"].Address
+		if err := w.client.CoreV1().Pods("default").Delete(w.t.Context(), "hello", metav1.DeleteOptions{}); err != nil {
+			w.t.Fatal(err)
+		}
+		// The next of the same name comes at once.
+		w.create(hello(func(p *corev1.Pod) { p.UID = "uid-next" }))
+		if w.pool.Status("uid-hello") != nil || len(w.pool.withdrawn["uid-hello"]) == 0 {
+			w.t.Error("the lease of the first pod has not ended")
+		}
+		next := w.pool.assigned["uid-next"]
+		if next == nil || next.Address == first {
+			w.t.Errorf("the second pod got %v; the first's address %s must rest", next, first)
+		}
+	})
+}
+
+func TestStartTakesOverWhatIsThere(t *testing.T) {
+	old := hello(func(p *corev1.Pod) {
+		p.Status.PodIP, p.Status.Phase = "10.245.9.9", corev1.PodRunning
+	})
+	fresh := hello(func(p *corev1.Pod) { p.Name, p.UID = "fresh", "uid-fresh" })
+	inWorld(t, []runtime.Object{code(), old, fresh}, func(w *world) {
+		if a := w.pool.assigned["uid-hello"]; a == nil || a.Address != "10.245.9.9" {
+			w.t.Errorf("assigned %v, want the address it had", a)
+		}
+		if len(w.pool.synced) != 1 || len(w.pool.synced[0]) != 2 {
+			w.t.Errorf("synced %v, want once with both", w.pool.synced)
+		}
+		if told := w.told(); strings.Count(told, "Leased") != 1 {
+			w.t.Errorf("old news was told:\n%s", told)
+		}
+	})
+}
+
+func TestFinalizerSeesTheEnd(t *testing.T) {
+	inWorld(t, []runtime.Object{code()}, func(w *world) {
+		w.create(hello(func(p *corev1.Pod) { p.Finalizers = []string{"example.com/wait"} }))
+		deletion := metav1.NewTime(time.Now())
+		pod := w.get("hello")
+		pod.DeletionTimestamp = &deletion
+		if _, err := w.client.CoreV1().Pods("default").Update(w.t.Context(), pod, metav1.UpdateOptions{}); err != nil {
+			w.t.Fatal(err)
+		}
+		w.settle()
+		var phases []string
+		for _, a := range w.client.Actions() {
+			if p, ok := a.(k8stesting.PatchActionImpl); ok && strings.Contains(string(p.Patch), `"phase"`) {
+				phases = append(phases, string(p.Patch))
+			}
+		}
+		if len(phases) == 0 || !strings.Contains(phases[len(phases)-1], `"phase":"Succeeded"`) {
+			w.t.Errorf("phases written: %v", phases)
+		}
+	})
+}
+
+func TestStartDoesNotDoubtPodsThatServe(t *testing.T) {
+	serving := hello()
+	serving.Status = podStatus(serving, situation{now: noon, podIP: "10.245.9.9", lease: lease(agentv1.PodState_POD_STATE_ACTIVE, "", "")})
+	leases := newPool()
+	leases.initial = agentv1.PodState_POD_STATE_PREPARING
+	inWorldOf(t, leases, []runtime.Object{code(), serving}, func(w *world) {
+		time.Sleep(settleTime / 2)
+		if pod := w.get("hello"); !strings.Contains(brief(pod.Status), " Ready=True") {
+			t.Errorf("before the agent reported: %s", brief(pod.Status))
+		}
+		time.Sleep(settleTime)
+		w.settle()
+		if pod := w.get("hello"); !strings.Contains(brief(pod.Status), " Ready=False") {
+			t.Errorf("no agent reported, and still %s", brief(pod.Status))
+		}
+	})
+}
