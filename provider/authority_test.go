@@ -17,7 +17,7 @@ import (
 )
 
 func testCluster(client *fake.Clientset) *Cluster {
-	return &Cluster{account: client, node: client, config: ClusterConfig{Namespace: "sanfran", NodeName: "sanfran", Log: slog.New(slog.DiscardHandler)}}
+	return &Cluster{account: client, node: client, config: ClusterConfig{Namespace: "sanfran", NodeName: "sanfran", GenerationLease: "generation", Log: slog.New(slog.DiscardHandler)}}
 }
 
 func TestCAIsMadeOnceAndPublished(t *testing.T) {
@@ -65,7 +65,7 @@ func TestGenerationsGrow(t *testing.T) {
 			return false, nil, nil
 		}
 		conflicts--
-		return true, nil, apierrors.NewConflict(schema.GroupResource{Resource: "leases"}, generationLease, errors.New("changed"))
+		return true, nil, apierrors.NewConflict(schema.GroupResource{Resource: "leases"}, "generation", errors.New("changed"))
 	})
 	c := testCluster(client)
 	last := uint64(0)

@@ -41,6 +41,11 @@ type ClusterConfig struct {
 	Identity  Identity
 	// Signer of node certificates; empty means Kubernetes' own.
 	Signer string
+	// GenerationLease is the Lease that counts starts, in Namespace (default
+	// "sanfran-control-plane-generation").
+	GenerationLease string
+	// Owner is the StatefulSet in Namespace that the Lease goes with; empty: none.
+	Owner string
 	// DataDir keeps the node's certificate between starts; empty: in memory.
 	DataDir string
 	Log     *slog.Logger
@@ -70,6 +75,9 @@ func Connect(ctx context.Context, config ClusterConfig) (*Cluster, error) {
 	base, err := restConfig(config.Kubeconfig)
 	if err != nil {
 		return nil, err
+	}
+	if config.GenerationLease == "" {
+		config.GenerationLease = "sanfran-control-plane-generation"
 	}
 	c := &Cluster{config: config}
 	if c.account, err = kubernetes.NewForConfig(base); err != nil {

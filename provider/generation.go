@@ -9,36 +9,35 @@ import (
 	coordinationv1 "k8s.io/api/coordination/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/client-go/kubernetes"
 )
 
 const (
-	generationLease = "sanfran-control-plane-generation"
 	// annotationGeneration holds the number, in decimal.
 	annotationGeneration = "sanfran.dev/generation"
 	generationAttempts   = 10
 )
 
 // NextGeneration counts this start of the control plane. The number is greater
-// than any that was returned before, by this process or another, as long as
-// the Lease is not deleted: an assignment of an older one never wins. The Lease
-// has no owner and outlives the installation, whose agents may.
+// than any that was returned before, by this process or another: an assignment
+// of an older one never wins. It begins at the seconds since 1970, so that this
+// holds even after the Lease was deleted, unless the clock was set back.
 func (c *Cluster) NextGeneration(ctx context.Context) (uint64, error) {
-	return nextGeneration(ctx, c.account, c.config.Namespace, time.Now)
-}
-
-func nextGeneration(ctx context.Context, client kubernetes.Interface, namespace string, now func() time.Time) (uint64, error) {
-	leases := client.CoordinationV1().Leases(namespace)
+	namespace, name := c.config.Namespace, c.config.GenerationLease
+	leases := c.account.CoordinationV1().Leases(namespace)
 	var err error
 	for range generationAttempts {
 		var held *coordinationv1.Lease
-		held, err = leases.Get(ctx, generationLease, metav1.GetOptions{})
+		held, err = leases.Get(ctx, name, metav1.GetOptions{})
 		if apierrors.IsNotFound(err) {
-			// Seconds since 1970 are above whatever a lost Lease has counted.
-			first := uint64(now().Unix())
+			owners, ownerErr := ownedByStatefulSet(ctx, c.account, namespace, c.config.Owner)
+			if ownerErr != nil {
+				return 0, fmt.Errorf("make the Lease %s/%s: %w", namespace, name, ownerErr)
+			}
+			first := uint64(time.Now().Unix())
 			_, err = leases.Create(ctx, &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{
-				Name:        generationLease,
-				Annotations: map[string]string{annotationGeneration: strconv.FormatUint(first, 10)},
+				Name:            name,
+				Annotations:     map[string]string{annotationGeneration: strconv.FormatUint(first, 10)},
+				OwnerReferences: owners,
 			}}, metav1.CreateOptions{})
 			if err == nil {
 				return first, nil
@@ -53,7 +52,7 @@ func nextGeneration(ctx context.Context, client kubernetes.Interface, namespace 
 		text := held.Annotations[annotationGeneration]
 		last, parseErr := strconv.ParseUint(text, 10, 64)
 		if parseErr != nil {
-			return 0, fmt.Errorf("the Lease %s/%s says generation %q, which is no number: delete it", namespace, generationLease, text)
+			return 0, fmt.Errorf("the Lease %s/%s says generation %q, which is no number: delete it", namespace, name, text)
 		}
 		held = held.DeepCopy()
 		held.Annotations[annotationGeneration] = strconv.FormatUint(last+1, 10)
@@ -64,5 +63,5 @@ func nextGeneration(ctx context.Context, client kubernetes.Interface, namespace 
 			break
 		}
 	}
-	return 0, fmt.Errorf("count the control plane's generation in the Lease %s/%s: %w", namespace, generationLease, err)
+	return 0, fmt.Errorf("count the control plane's generation in the Lease %s/%s: %w", namespace, name, err)
 }
