@@ -22,7 +22,7 @@ func (c *cluster) makeBridge(ctx context.Context) error {
 		attributes := netlink.NewLinkAttrs()
 		attributes.Name = c.bridge()
 		if err := netlink.LinkAdd(&netlink.Bridge{LinkAttrs: attributes}); err != nil {
-			return fmt.Errorf("bridge %s: %w", c.bridge(), err)
+			return fmt.Errorf("bridge %s: %w (\"not supported\" means that this kernel has no module bridge)", c.bridge(), err)
 		}
 		link, err = netlink.LinkByName(c.bridge())
 	}

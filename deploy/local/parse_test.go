@@ -74,3 +74,15 @@ func TestNameservers(t *testing.T) {
 		t.Errorf("without resolvers: %q, want %q", have, want)
 	}
 }
+
+func TestLastLines(t *testing.T) {
+	path := t.TempDir() + "/log"
+	if err := os.WriteFile(path, []byte("one\ntwo\nthree\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for count, want := range map[int]string{2: "  two\n  three", 9: "  one\n  two\n  three"} {
+		if have := lastLines(path, count); have != want {
+			t.Errorf("last %d lines: %q, want %q", count, have, want)
+		}
+	}
+}

@@ -42,6 +42,10 @@ func newUpCommand(name *string) *cobra.Command {
 	return command
 }
 
+// startLimit is how long each step of a start may take. A step takes seconds;
+// on a machine that is busy with other things, or emulated, minutes.
+const startLimit = 4 * time.Minute
+
 // maxNodes keeps addresses and cgroups within what was thought about.
 const maxNodes = 16
 
@@ -165,12 +169,12 @@ func (r *run) all(ctx context.Context) error {
 		return err
 	}
 	for _, n := range r.nodes {
-		if err := wait(ctx, time.Minute, "node "+n.name()+" to be Ready", func(ctx context.Context) error { return access.nodeReady(ctx, n.node) }); err != nil {
+		if err := n.waitForUnit(ctx, "kubelet", "node "+n.name()+" to be Ready", func(ctx context.Context) error { return access.nodeReady(ctx, n.node) }); err != nil {
 			return err
 		}
 		r.say("node %s is Ready", n.name())
 	}
-	if err := wait(ctx, 90*time.Second, "the cluster's DNS", func(ctx context.Context) error { return access.deploymentAvailable(ctx, "kube-system", "coredns") }); err != nil {
+	if err := wait(ctx, startLimit, "the cluster's DNS", func(ctx context.Context) error { return access.deploymentAvailable(ctx, "kube-system", "coredns") }); err != nil {
 		return err
 	}
 	r.say("cluster %s is up: export KUBECONFIG=%s", r.cluster.Name, r.cluster.kubeconfigPath())
@@ -237,7 +241,7 @@ func (r *run) startControlPlane(ctx context.Context) error {
 	if err := first.apply(ctx, r.cluster.etcdUnit(r.bin)); err != nil {
 		return err
 	}
-	if err := wait(ctx, 30*time.Second, "etcd (log etcd.log)", func(ctx context.Context) error { return r.etcdHealthy(ctx) }); err != nil {
+	if err := first.waitForUnit(ctx, "etcd", "etcd", func(ctx context.Context) error { return r.etcdHealthy(ctx) }); err != nil {
 		return err
 	}
 	if err := first.apply(ctx, r.cluster.apiServerUnit(r.bin)); err != nil {
@@ -247,7 +251,7 @@ func (r *run) startControlPlane(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := wait(ctx, 60*time.Second, "the API server (log kube-apiserver.log)", func(ctx context.Context) error { return access.get(ctx, "/readyz", nil) }); err != nil {
+	if err := first.waitForUnit(ctx, "kube-apiserver", "the API server", func(ctx context.Context) error { return access.get(ctx, "/readyz", nil) }); err != nil {
 		return err
 	}
 	r.say("the API server is ready at %s", r.cluster.apiServer())
@@ -269,7 +273,7 @@ func (r *run) importImages(ctx context.Context) error {
 		return err
 	}
 	for _, n := range r.nodes {
-		if err := wait(ctx, 30*time.Second, "containerd of node "+n.name(), func(ctx context.Context) error {
+		if err := n.waitForUnit(ctx, "containerd", "containerd of node "+n.name(), func(ctx context.Context) error {
 			_, err := n.process.run(ctx, false, nil, r.bin["ctr"], "version")
 			return err
 		}); err != nil {
@@ -290,8 +294,8 @@ func (r *run) addons(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return wait(ctx, 30*time.Second, "the API server to take DNS and storage class", func(context.Context) error {
-		attempt, cancel := context.WithTimeout(ctx, 20*time.Second)
+	return wait(ctx, startLimit, "the API server to take DNS and storage class", func(context.Context) error {
+		attempt, cancel := context.WithTimeout(ctx, time.Minute)
 		defer cancel()
 		command := exec.CommandContext(attempt, r.bin["kubectl"], "--kubeconfig", r.cluster.kubeconfigPath(),
 			"apply", "--server-side", "--force-conflicts", "--field-manager=sanfran-local", "-f", "-")
@@ -308,7 +312,7 @@ func (r *run) addons(ctx context.Context) error {
 func (r *run) connectPods(ctx context.Context, access *api) error {
 	ranges := map[int][]string{}
 	for _, n := range r.nodes {
-		if err := wait(ctx, time.Minute, "node "+n.name()+" to register (log kubelet.log)", func(ctx context.Context) (err error) {
+		if err := n.waitForUnit(ctx, "kubelet", "node "+n.name()+" to register", func(ctx context.Context) (err error) {
 			ranges[n.number], err = access.podCIDRs(ctx, n.node)
 			return err
 		}); err != nil {
