@@ -22,6 +22,8 @@ import (
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
+	// Where nft and others are, which not every way to become root puts on PATH.
+	os.Setenv("PATH", os.Getenv("PATH")+":/usr/local/sbin:/usr/sbin:/sbin")
 	err := newCommand().ExecuteContext(ctx)
 	var exit exitCode
 	if errors.As(err, &exit) {
