@@ -23,7 +23,7 @@ mkdir -p bin
 if $is_local; then
   # The tag is of the content, so that a changed image is a changed pod.
   repository=sanfran.local/sanfran
-  digest=$(go run ./deploy/images --version "${VERSION:-dev}" --ref "$repository:dev" --output bin/sanfran.tar | awk '$1 == "image" { print $3; exit }')
+  digest=$(go run ./deploy/images --version "${VERSION:-dev}" --ref "$repository:dev" --output bin/sanfran.tar | awk '$1 == "image" { print $3 }')
   tag=${digest#sha256:}
   tag=${tag:0:16}
   go run ./deploy/images --version "${VERSION:-dev}" --ref "$repository:$tag" --output bin/sanfran.tar >/dev/null
@@ -32,7 +32,7 @@ if $is_local; then
   image=(--set-string "image.repository=$repository" --set-string "image.tag=$tag" --set image.pullPolicy=Never --set gateway.service.type=NodePort)
 else
   [ -n "${IMAGE_REPOSITORY:-}" ] || { echo "install: the cluster of $KUBECONFIG is not the local one; say where the image goes: make install IMAGE_REPOSITORY=registry/name" >&2; exit 1; }
-  pushed=$(go run ./deploy/images --version "${VERSION:-dev}" --push "$IMAGE_REPOSITORY:${VERSION:-dev}" | awk '$1 == "pushed" { print $2; exit }')
+  pushed=$(go run ./deploy/images --version "${VERSION:-dev}" --push "$IMAGE_REPOSITORY:${VERSION:-dev}" | awk '$1 == "pushed" { print $2 }')
   say "image $pushed"
   image=(--set-string "image.repository=$IMAGE_REPOSITORY" --set-string "image.digest=${pushed##*@}")
 fi

@@ -169,7 +169,7 @@ func gateway(namespace, function, rest string) string {
 // inCluster sends a GET from an ordinary pod of a kubelet and returns the body.
 func inCluster(t *testing.T, namespace, url string) string {
 	t.Helper()
-	return kubectl(t, "exec", "-n", namespace, "client", "--", "wget", "-q", "-T", "5", "-O", "-", url)
+	return kubectl(t, "exec", "-n", namespace, "client", "--", "timeout", "10", "wget", "-q", "-O", "-", url)
 }
 
 // client starts the ordinary pod that inCluster uses.

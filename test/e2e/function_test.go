@@ -81,7 +81,7 @@ func TestFunctionFromRunToDelete(t *testing.T) {
 	if status != 404 && status != 503 {
 		t.Errorf("at the gateway after deletion: %d %q, want 404 or 503", status, body)
 	}
-	if _, err := run(t, "", "kubectl", "exec", "-n", namespace, "client", "--", "wget", "-q", "-T", "2", "-O", "-", fmt.Sprintf("http://%s:8080/", p.Status.PodIP)); err == nil {
+	if _, err := run(t, "", "kubectl", "exec", "-n", namespace, "client", "--", "timeout", "2", "wget", "-q", "-O", "-", fmt.Sprintf("http://%s:8080/", p.Status.PodIP)); err == nil {
 		t.Errorf("%s still answers after its pod was deleted", p.Status.PodIP)
 	}
 }
@@ -134,7 +134,7 @@ func TestDemos(t *testing.T) {
 		"greet/evening?language=fr":    `{"greeting":"Bonsoir, World"}`,
 		"greet/languages":              `["en","fr","hi"]`,
 		"headers":                      `"x-forwarded-prefix":"/ns/` + namespace + `/fn/headers"`,
-		"greet/morning?language=dutch": `no greeting in "dutch"`,
+		"greet/morning?language=dutch": `no greeting in \"dutch\"`,
 	} {
 		if _, body := fetch(t, gateway(namespace, path, "")); !strings.Contains(body, want) {
 			t.Errorf("/fn/%s: %q, want %q", path, body, want)
@@ -190,7 +190,7 @@ spec:
 		// Words the description must hold: the reason, and what to change.
 		want []string
 	}{
-		{"syntax", []string{"SyntaxError", "index.js:3"}},
+		{"syntax", []string{"SyntaxError", "index.js:2"}},
 		{"missing-module", []string{"no-such-module", "index.js"}},
 		{"no-handler", []string{"NoHandler", "module.exports"}},
 		{"no-configmap", []string{"FailedMount", `configmap "no-such-configmap" not found`}},

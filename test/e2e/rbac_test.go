@@ -66,16 +66,22 @@ spec:
 		t.Errorf("the function's environment has KEY=%q, want the Secret's value", body)
 	}
 	client(t, namespace) // a pod of somebody else's node
+	var own, foreign pod
+	get(t, &own, "pod", "hello", "-n", namespace)
+	get(t, &foreign, "pod", "client", "-n", namespace)
+	token := func(account, name, uid string) []string {
+		return []string{"create", "token", account, "-n", namespace, "--bound-object-kind=Pod", "--bound-object-name=" + name, "--bound-object-uid=" + uid}
+	}
 
 	allowed(t, asNode, "get", "secret", "referenced", "-n", namespace)
-	allowed(t, asNode, "create", "token", "default", "-n", namespace, "--bound-object-kind=Pod", "--bound-object-name=hello")
+	allowed(t, asNode, token("default", "hello", own.Metadata.UID)...)
 	for _, args := range [][]string{
 		{"get", "secret", "unreferenced", "-n", namespace},
 		{"get", "secrets", "-n", namespace},
 		{"get", "secrets", "-A"},
 		{"create", "token", "somebody", "-n", namespace},
-		{"create", "token", "somebody", "-n", namespace, "--bound-object-kind=Pod", "--bound-object-name=hello"},
-		{"create", "token", "default", "-n", namespace, "--bound-object-kind=Pod", "--bound-object-name=client"},
+		token("somebody", "hello", own.Metadata.UID),
+		token("default", "client", foreign.Metadata.UID),
 		{"delete", "pod", "client", "-n", namespace},
 		{"get", "secret", "-n", release, "sanfran-ca"},
 	} {
