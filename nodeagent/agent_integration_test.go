@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math/rand/v2"
 	"net/http"
 	"net/netip"
 	"os"
@@ -14,6 +15,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -53,7 +55,21 @@ func newWorkDir(t testing.TB) string {
 	if err := os.Chmod(dir, 0o711); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
+	t.Cleanup(func() {
+		os.RemoveAll(dir)
+		// The base of the containers' control groups is the test's own.
+		for _, inner := range []string{"/functions", ""} {
+			groups, err := filepath.Glob("/sys/fs/cgroup/*/" + filepath.Base(dir) + inner)
+			if err != nil {
+				t.Error(err)
+			}
+			for _, group := range groups {
+				if err := os.Remove(group); err != nil {
+					t.Errorf("left in a control group: %v", err)
+				}
+			}
+		}
+	})
 	return dir
 }
 
@@ -115,6 +131,13 @@ func call(t testing.TB, url string, header ...string) (int, string, http.Header)
 		t.Fatal(a.err)
 	}
 	return a.code, a.body, a.header
+}
+
+// beyondClient calls from beyond the node, on a new connection for each request.
+var beyondClient = &http.Client{Transport: &http.Transport{DialContext: dialWorld, DisableKeepAlives: true}, Timeout: patience}
+
+func (a *realAgent) viaDataAnswer(t testing.TB, pod *agentv1.Assignment) answer {
+	return get(t.Context(), "http://"+a.cfg.dataAddress()+"/", router.HeaderPod, pod.GetPodUid(), router.HeaderRevision, pod.GetRevision())
 }
 
 // viaData calls a pod as a gateway does.
@@ -214,10 +237,9 @@ func TestPodAddressFromBeyondTheNode(t *testing.T) {
 	pod.IdleTimeout = durationpb.New(0)
 	a.cp.assign(pod)
 	a.cp.waitState(pod, agentv1.PodState_POD_STATE_PARKED)
-	beyond := &http.Client{Transport: &http.Transport{DialContext: dialWorld, DisableKeepAlives: true}, Timeout: patience}
 	ask := func(url string) string {
 		t.Helper()
-		res, err := beyond.Get(url)
+		res, err := beyondClient.Get(url)
 		if err != nil {
 			return err.Error()
 		}
@@ -240,6 +262,50 @@ func TestPodAddressFromBeyondTheNode(t *testing.T) {
 	if got := ask("http://10.245.3.12:8080/"); !strings.Contains(got, "refused") {
 		t.Errorf("an address of nobody: %q, want a refused connection", got)
 	}
+}
+
+// TestParkingRefusesNobody calls a pod on every way there is, at moments around
+// its parking: each call is answered by the function.
+func TestParkingRefusesNobody(t *testing.T) {
+	a := startAgent(t, nil)
+	pod := assignment("hello", "10.245.3.14", a.cp.bundle(map[string]string{"index.js": "module.exports = (req, res) => res.send('here')"}))
+	const idle = 100 * time.Millisecond
+	pod.IdleTimeout = durationpb.New(idle)
+	a.cp.assign(pod)
+	first := a.cp.waitState(pod, agentv1.PodState_POD_STATE_ACTIVE).GetInstance().GetLeaseId()
+	// keeps its connections, but not for as long as the pod would have to wait
+	kept := &http.Client{Timeout: patience, Transport: &http.Transport{IdleConnTimeout: idle / 2}}
+	defer kept.CloseIdleConnections()
+	ways := map[string]func() answer{
+		"data listener":         func() answer { return a.viaDataAnswer(t, pod) },
+		"pod address":           func() answer { return get(t.Context(), "http://10.245.3.14:8080/") },
+		"pod address, kept":     func() answer { return getWith(t.Context(), kept, "http://10.245.3.14:8080/") },
+		"pod address, far away": func() answer { return getWith(t.Context(), beyondClient, "http://10.245.3.14/") },
+	}
+	for name, call := range ways {
+		var wg sync.WaitGroup
+		for range 2 {
+			wg.Go(func() {
+				for i := range 10 {
+					if got := call(); got.err != nil || got.code != 200 || got.body != "here" {
+						t.Errorf("%s, call %d: %d %q %v", name, i, got.code, got.body, got.err)
+					}
+					<-time.After(idle - 20*time.Millisecond + rand.N(2*idle))
+				}
+			})
+		}
+		wg.Wait()
+	}
+	leases := map[string]bool{first: true}
+	a.cp.mu.Lock()
+	for _, s := range a.cp.statuses {
+		leases[s.GetInstance().GetLeaseId()] = true
+	}
+	a.cp.mu.Unlock()
+	if len(leases) < 5 {
+		t.Errorf("only %d leases: the pod was hardly ever parked", len(leases))
+	}
+	t.Logf("%d leases", len(leases))
 }
 
 // TestAKilledAgentLeavesNothingForItsNextLife kills an agent that serves, and

@@ -205,6 +205,10 @@ type answer struct {
 }
 
 func get(ctx context.Context, url string, header ...string) answer {
+	return getWith(ctx, client, url, header...)
+}
+
+func getWith(ctx context.Context, client *http.Client, url string, header ...string) answer {
 	r, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
 		return answer{err: err}
