@@ -67,10 +67,10 @@ func (o *controlPlaneOptions) addFlags(cmd *cobra.Command) {
 	flags.StringVar(&o.nodeIP, "node-ip", "", "address at which the API server reaches --kubelet-address (required)")
 	flags.StringVar(&o.podCIDR, "pod-cidr", "10.245.0.0/16", "range of function pods' addresses")
 	flags.Int64Var(&o.node.MaxPods, "max-pods", 10000, "how many pods the virtual node takes at most")
-	flags.DurationVar(&o.node.IdleTimeout, "idle-timeout", 30*time.Second, "how long a pod may be without activity before it is parked; 0: never")
+	flags.DurationVar(&o.node.IdleTimeout, "idle-timeout", time.Minute, "how long a pod may be without activity before it is parked; 0: never")
 	flags.StringVar(&o.node.ClusterDomain, "cluster-domain", "cluster.local", "the cluster's DNS domain")
-	flags.StringVar(&o.name, "name", "sanfran", "the installation's name: <name>-ca is its authority's Secret and ConfigMap")
-	flags.StringVar(&o.statefulSet, "owner", "", "StatefulSet that owns that Secret and ConfigMap, so that they go with it (default: none)")
+	flags.StringVar(&o.name, "name", "sanfran", "the installation's name: <name>-ca is its authority's Secret and ConfigMap, <name>-control-plane-generation counts its starts")
+	flags.StringVar(&o.statefulSet, "owner", "", "StatefulSet that owns what the control plane makes in its namespace, so that it goes with it (default: none)")
 	flags.StringVar(&o.cluster.DataDir, "data-dir", "/var/lib/sanfran", "folder for functions' code and the ledger")
 	flags.Int64Var(&o.maxBundleBytes, "max-bundle-bytes", 256<<20, "the largest function code taken, in bytes")
 	flags.StringVar(&o.grpcAddress, "grpc-address", ":7443", "host:port for agents and gateways")
@@ -96,6 +96,8 @@ func (o *controlPlaneOptions) complete() (err error) {
 		return fmt.Errorf("--pod-cidr: %w", err)
 	}
 	o.cluster.Identity = provider.Identity(o.identity)
+	o.cluster.GenerationLease = o.name + "-control-plane-generation"
+	o.cluster.Owner = o.statefulSet
 	o.node.Version = version
 	if o.sizing.Floor == 0 {
 		o.sizing = warmpool.PoolSizing{}
