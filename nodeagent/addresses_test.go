@@ -1,0 +1,63 @@
+package nodeagent
+
+import (
+	"fmt"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	agentv1 "sanfran.dev/proto/sanfran/agent/v1"
+	routesv1 "sanfran.dev/proto/sanfran/routes/v1"
+	"sanfran.dev/router"
+)
+
+func TestPodAddressesFollowThePod(t *testing.T) {
+	ta := startTestAgent(t, nil)
+	pod := assignment("hello", "127.0.0.1", ta.cp.bundle(nil))
+	pod.IdleTimeout = durationpb.New(50 * time.Millisecond)
+	ta.assigned(pod, agentv1.PodState_POD_STATE_PARKED)
+	got := get(t.Context(), ta.pod+"/", router.HeaderLease, "made up by the client")
+	wantAnswer(t, got, 200, "default/hello")
+	ta.cp.withdraw(pod, time.Second)
+	ta.cp.waitState(pod, agentv1.PodState_POD_STATE_GONE)
+	for _, want := range []string{"assign 127.0.0.1", "direct 127.0.0.1", "park 127.0.0.1", "remove 127.0.0.1"} {
+		if !ta.owner.did1(want) {
+			t.Errorf("never: %s", want)
+		}
+	}
+	wantAnswer(t, get(t.Context(), ta.pod+"/"), http.StatusServiceUnavailable, "PodUnknown")
+}
+
+func TestPodsElsewhereAreForwardedToTheirHome(t *testing.T) {
+	home := startTestAgent(t, nil)
+	pod := assignment("hello", "127.0.0.1", home.cp.bundle(nil))
+	pod.StartParked = true
+	home.assigned(pod, agentv1.PodState_POD_STATE_PARKED)
+
+	ta := startTestAgent(t, nil)
+	ta.cp.routes <- &routesv1.WatchResponse{Generation: 1, Revision: 2, Change: &routesv1.WatchResponse_Delta{Delta: &routesv1.Delta{Upserted: []*routesv1.Route{{
+		PodUid: pod.GetPodUid(), Namespace: "default", PodName: "hello", Function: "hello", Revision: pod.GetRevision(), Address: "127.0.0.1", Port: 8080, Ready: true,
+		HomeNode: "node-b", HomeAddress: strings.TrimPrefix(home.data, "http://"),
+	}}}}}
+	eventually(t, "the route", func() bool { return ta.owner.did1("assign 127.0.0.1") })
+	wantAnswer(t, get(t.Context(), ta.pod+"/"), 200, "default/hello")
+	ta.cp.routes <- &routesv1.WatchResponse{Generation: 1, Revision: 3, Change: &routesv1.WatchResponse_Delta{Delta: &routesv1.Delta{RemovedPodUids: []string{pod.GetPodUid()}}}}
+	eventually(t, "the route to go", func() bool { return ta.owner.did1("remove 127.0.0.1") })
+}
+
+func TestStaleAddressesAreRemovedOnceAllIsKnown(t *testing.T) {
+	ta := startTestAgent(t, func(ta *testAgent, _ *Config) {
+		for i := range 3 {
+			_ = ta.owner.Assign([]addrOf{"10.245.9.1", "10.245.9.2", "10.245.9.3"}[i].parse())
+		}
+	})
+	eventually(t, "readiness", func() bool { return ta.Ready(t.Context()) == nil })
+	for i := range 3 {
+		if want := fmt.Sprintf("remove 10.245.9.%d", i+1); !ta.owner.did1(want) {
+			t.Errorf("never: %s", want)
+		}
+	}
+}
