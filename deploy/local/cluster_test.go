@@ -155,3 +155,30 @@ func TestTemplates(t *testing.T) {
 		t.Error("a template was rendered without its values")
 	}
 }
+
+func TestPlanKeepsWhatWasNotAskedFor(t *testing.T) {
+	t.Setenv("SANFRAN_LOCAL_STATE", t.TempDir())
+	c := testCluster()
+	if err := c.save(); err != nil {
+		t.Fatal(err)
+	}
+	for _, test := range []struct {
+		options upOptions
+		nodes   int // 0: refused
+	}{
+		{upOptions{keepStack: true}, 2},
+		{upOptions{nodes: 3, keepStack: true}, 3},
+		{upOptions{nodes: 2, dualStack: true}, 2},
+		{upOptions{nodes: 1, keepStack: true}, 0},
+		{upOptions{nodes: 2, dualStack: false}, 0},
+	} {
+		test.options.name = c.Name
+		planned, err := planCluster(test.options)
+		switch {
+		case test.nodes == 0 && err == nil:
+			t.Errorf("%+v was not refused", test.options)
+		case test.nodes > 0 && (err != nil || planned.Nodes != test.nodes || !planned.DualStack || planned.Subnet4 != c.Subnet4):
+			t.Errorf("%+v: plan %+v (%v)", test.options, planned, err)
+		}
+	}
+}

@@ -20,8 +20,9 @@ import (
 // upOptions is what a user may choose about a cluster.
 type upOptions struct {
 	name      string
-	nodes     int
+	nodes     int // 0: as many as the cluster has, or 1
 	dualStack bool
+	keepStack bool // dualStack was not asked for; the cluster keeps what it has
 	proxyMode string
 }
 
@@ -33,10 +34,16 @@ func newUpCommand(name *string) *cobra.Command {
 		Args:  cobra.NoArgs,
 		RunE: func(command *cobra.Command, _ []string) error {
 			options.name = *name
+			if !command.Flags().Changed("nodes") {
+				options.nodes = 0
+			} else if options.nodes < 1 || options.nodes > maxNodes {
+				return fmt.Errorf("--nodes %d: a cluster has 1 to %d nodes", options.nodes, maxNodes)
+			}
+			options.keepStack = !command.Flags().Changed("dual-stack")
 			return up(command.Context(), os.Stderr, options)
 		},
 	}
-	command.Flags().IntVar(&options.nodes, "nodes", 1, "number of nodes")
+	command.Flags().IntVar(&options.nodes, "nodes", 1, "number of nodes; an existing cluster keeps those it has unless there are to be more")
 	command.Flags().BoolVar(&options.dualStack, "dual-stack", false, "give nodes, pods and services IPv6 addresses too")
 	command.Flags().StringVar(&options.proxyMode, "proxy-mode", "nftables", "how kube-proxy works: nftables or iptables")
 	return command
@@ -52,9 +59,6 @@ const maxNodes = 16
 func up(ctx context.Context, progress io.Writer, options upOptions) error {
 	if err := checkName(options.name); err != nil {
 		return err
-	}
-	if options.nodes < 1 || options.nodes > maxNodes {
-		return fmt.Errorf("--nodes %d: a cluster has 1 to %d nodes", options.nodes, maxNodes)
 	}
 	if options.proxyMode != "nftables" && options.proxyMode != "iptables" {
 		return fmt.Errorf("--proxy-mode %q: it is nftables or iptables", options.proxyMode)
@@ -104,14 +108,17 @@ func planCluster(options upOptions) (*cluster, error) {
 		if err != nil {
 			return nil, err
 		}
-		c = &cluster{Name: options.name, Nodes: options.nodes, DualStack: options.dualStack, Subnet4: four, Subnet6: six}
+		c = &cluster{Name: options.name, Nodes: max(1, options.nodes), DualStack: options.dualStack, Subnet4: four, Subnet6: six}
 		return c, c.checkNetwork()
 	}
 	if err != nil {
 		return nil, err
 	}
-	if c.DualStack != options.dualStack {
+	if !options.keepStack && c.DualStack != options.dualStack {
 		return nil, fmt.Errorf("cluster %q was started with --dual-stack=%t, which cannot be changed; run `local down --name %s` first", c.Name, c.DualStack, c.Name)
+	}
+	if options.nodes == 0 {
+		return c, c.checkNetwork()
 	}
 	if options.nodes < c.Nodes {
 		return nil, fmt.Errorf("cluster %q has %d nodes and does not shrink; run `local down --name %s` first, or ask for --nodes %d", c.Name, c.Nodes, c.Name, c.Nodes)
