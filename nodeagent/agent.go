@@ -13,8 +13,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"google.golang.org/grpc"
-
 	routesv1 "sanfran.dev/proto/sanfran/routes/v1"
 	"sanfran.dev/router"
 )
@@ -33,7 +31,7 @@ var ErrNotReady = errors.New("agent not ready")
 type Agent struct {
 	cfg  Config
 	log  *slog.Logger
-	conn grpc.ClientConnInterface
+	conn Conn
 
 	// ctx ends when everything of the agent is to end.
 	ctx    context.Context
@@ -58,7 +56,7 @@ type Agent struct {
 
 // New returns an agent that talks to the control plane over conn. Nothing of
 // the node is touched before Run.
-func New(cfg Config, conn grpc.ClientConnInterface) (*Agent, error) {
+func New(cfg Config, conn Conn) (*Agent, error) {
 	cfg = cfg.withDefaults()
 	if err := cfg.validate(); err != nil {
 		return nil, err

@@ -31,7 +31,11 @@ type controlPlane struct {
 	syncedOnce sync.Once
 }
 
-func newControlPlane(a *Agent, conn grpc.ClientConnInterface) *controlPlane {
+// Conn is a connection to the control plane. Its owner, who closes it after
+// the agent's Run has returned, authenticates it.
+type Conn = grpc.ClientConnInterface
+
+func newControlPlane(a *Agent, conn Conn) *controlPlane {
 	return &controlPlane{agent: a, client: agentv1.NewAgentServiceClient(conn), synced: make(chan struct{})}
 }
 

@@ -54,6 +54,9 @@ func (p *pod) end(i *instance, c cause) {
 		p.mu.Unlock()
 	}
 	p.agent.changed(p)
+	if c == causeIdle {
+		p.agent.log.Info("pod parked", "pod", p.spec.PodUID, "namespace", p.spec.Namespace, "name", p.spec.PodName, "container", i.warm.container.ID())
+	}
 	p.agent.metrics.instanceEnded(c)
 	p.agent.warmers.Drain(i.warm)
 

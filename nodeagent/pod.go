@@ -173,6 +173,9 @@ func (p *pod) run(ctx context.Context, at *attempt) {
 		p.agent.snapshot.changed()
 	}
 	p.agent.changed(p)
+	if err == nil && inst != nil {
+		p.agent.log.Info("pod active", "pod", p.spec.PodUID, "namespace", p.spec.Namespace, "name", p.spec.PodName, "container", inst.warm.container.ID())
+	}
 	if orphan != nil {
 		p.agent.dispose(orphan)
 	}
