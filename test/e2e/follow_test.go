@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"strings"
 	"testing"
+	"time"
 )
 
 // lines is the standard output of a command that goes on, such as a watch.
@@ -80,5 +81,5 @@ func watchEvents(t *testing.T, namespace, pod string) lines {
 // agentLog is what the agents say from now on.
 func agentLog(t *testing.T) lines {
 	t.Helper()
-	return follow(t, "kubectl", "logs", "-n", release, "-f", "--since=1s", "-l", "app.kubernetes.io/component=agent", "--max-log-requests=20")
+	return follow(t, "kubectl", "logs", "-n", release, "-f", "--since-time="+time.Now().UTC().Format(time.RFC3339Nano), "-l", "app.kubernetes.io/component=agent", "--max-log-requests=20")
 }
