@@ -70,6 +70,10 @@ type Config struct {
 	DrainGrace time.Duration
 	// StopGrace is how long they may when the agent stops (default 20 s).
 	StopGrace time.Duration
+	// RouteSettle is how long a container that has finished its work goes on
+	// refusing requests before it is destroyed (default 1 s): longer than a
+	// route's withdrawal takes to reach the routers.
+	RouteSettle time.Duration
 	// PortRest is how long the port of an ended lease is given to nobody
 	// (default 10 min): longer than any router may believe in the lease.
 	PortRest time.Duration
@@ -98,6 +102,7 @@ func (c Config) withDefaults() Config {
 	setIfZero(&c.QueueTimeout, 30*time.Second)
 	setIfZero(&c.DrainGrace, 30*time.Second)
 	setIfZero(&c.StopGrace, 20*time.Second)
+	setIfZero(&c.RouteSettle, time.Second)
 	setIfZero(&c.PortRest, 10*time.Minute)
 	if c.WorkerArgs == nil {
 		c.WorkerArgs = []string{"/usr/local/bin/node", "/opt/sanfran/worker/main.js"}

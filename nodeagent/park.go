@@ -63,10 +63,17 @@ func (p *pod) end(i *instance, c cause) {
 	switch c {
 	case causeIdle:
 		p.drain(i, p.agent.cfg.DrainGrace)
+		p.agent.linger(i)
+		p.agent.dispose(i)
 	case causeRetired:
 		p.drain(i, i.grace)
+		// A pod that is deleted does not wait for routers; its container does.
+		if !p.agent.tasks.start(func() { p.agent.linger(i); p.agent.dispose(i) }) {
+			p.agent.dispose(i)
+		}
+	default:
+		p.agent.dispose(i)
 	}
-	p.agent.dispose(i)
 	p.mu.Lock()
 	delete(p.instances, i)
 	p.mu.Unlock()
@@ -75,6 +82,19 @@ func (p *pod) end(i *instance, c cause) {
 func (p *pod) drain(i *instance, grace time.Duration) {
 	if err := i.drain(context.WithoutCancel(p.agent.ctx), grace); err != nil {
 		p.agent.log.Warn("a container did not drain", "pod", p.spec.PodUID, "name", p.spec.PodName, "err", err)
+	}
+}
+
+// linger keeps a drained container at refusing requests until routers have
+// heard that it is out of service. Without that, a request that a router has
+// just written to a connection it kept is reset with the container, and must
+// not be sent again (I4), while a refusal sends it to the home agent.
+func (a *Agent) linger(i *instance) {
+	timer := time.NewTimer(a.cfg.RouteSettle)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-i.warm.container.Exited():
 	}
 }
 
