@@ -128,6 +128,15 @@ func (b *Books) presumeGone(now time.Time) {
 	moved := false
 	for _, a := range silent {
 		if since, _ := a.silence(now); mass && since < massSilenceHold {
+			// Pods that are to end need no home, so nothing is lost by not
+			// waiting for it, and whoever deleted them does wait.
+			for _, p := range sorted(a.pods) {
+				if p.withdrawing {
+					b.stray(a.node, p)
+					b.finish(p)
+					moved = true
+				}
+			}
 			continue
 		}
 		b.dismiss(a)

@@ -25,7 +25,12 @@ func (b *Books) ReportPod(s *Session, status *agentv1.PodStatus, now time.Time) 
 		}
 		return
 	}
-	if compareEpochs(status.GetEpoch(), p.epoch) != 0 {
+	if order := compareEpochs(status.GetEpoch(), p.epoch); order != 0 {
+		if order < 0 && gone && p.withdrawing {
+			// It let go of the pod as it knew it, before it heard of the newer
+			// epoch. Asked again, it answers under that one.
+			b.queue(s.node, p.uid())
+		}
 		return
 	}
 	switch {
