@@ -8,8 +8,8 @@ MAKEFLAGS += --no-builtin-rules
 # What a user may set.
 # The name of the local cluster; several can stand side by side.
 CLUSTER ?= sanfran
-# How many nodes (kubelets) it has.
-NODES ?= 1
+# How many nodes (kubelets) it has; unset: those it has, or one.
+NODES ?=
 # Further flags of the local cluster, such as --dual-stack.
 CLUSTER_FLAGS ?=
 # The namespace SanFran is installed in.
@@ -42,7 +42,7 @@ demo: deps ## Start a local Kubernetes (unless KUBECONFIG names one), install Sa
 .PHONY: cluster
 cluster: ## Start the local Kubernetes, or mend it
 	@internal/tools/require.sh cluster
-	@$(LOCAL) up --name "$(CLUSTER)" --nodes "$(NODES)" $(CLUSTER_FLAGS)
+	@$(LOCAL) up --name "$(CLUSTER)" $(if $(NODES),--nodes "$(NODES)") $(CLUSTER_FLAGS)
 
 .PHONY: cluster-down
 cluster-down: ## Remove the local Kubernetes and everything of it

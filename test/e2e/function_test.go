@@ -104,9 +104,8 @@ func TestParkedFunctionAnswers(t *testing.T) {
 		{"gateway", func() string { _, body := fetch(t, gateway(namespace, "count", "")); return body }},
 		{"address", func() string { return inCluster(t, namespace, fmt.Sprintf("http://%s:8080/", p.Status.PodIP)) }},
 	} {
-		log := agentLog(t)
 		way.call()
-		log.until(t, "pod parked", p.Metadata.UID)
+		agentLog(t).until(t, "pod parked", p.Metadata.UID)
 		// A fresh container counts from the start.
 		if got := way.call(); got != "1" {
 			t.Errorf("first request after parking, by %s: count %q, want 1, of a fresh container", way.name, got)
