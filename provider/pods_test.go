@@ -363,19 +363,24 @@ func TestFinalizerSeesTheEnd(t *testing.T) {
 }
 
 func TestStartDoesNotDoubtPodsThatServe(t *testing.T) {
-	serving := hello()
-	serving.Status = podStatus(serving, situation{now: noon, podIP: "10.245.9.9", lease: lease(agentv1.PodState_POD_STATE_ACTIVE, "", "")})
-	leases := newPool()
-	leases.initial = agentv1.PodState_POD_STATE_PREPARING
-	inWorldOf(t, leases, []runtime.Object{code(), serving}, func(w *world) {
-		time.Sleep(settleTime / 2)
-		if pod := w.get("hello"); !strings.Contains(brief(pod.Status), " Ready=True") {
-			t.Errorf("before the agent reported: %s", brief(pod.Status))
-		}
-		time.Sleep(settleTime)
-		w.settle()
-		if pod := w.get("hello"); !strings.Contains(brief(pod.Status), " Ready=False") {
-			t.Errorf("no agent reported, and still %s", brief(pod.Status))
-		}
-	})
+	// Unspecified is what the pool says of a pod that no agent has spoken of.
+	for _, initial := range []agentv1.PodState{agentv1.PodState_POD_STATE_UNSPECIFIED, agentv1.PodState_POD_STATE_PREPARING} {
+		t.Run(initial.String(), func(t *testing.T) {
+			serving := hello()
+			serving.Status = podStatus(serving, situation{now: noon, podIP: "10.245.9.9", lease: lease(agentv1.PodState_POD_STATE_ACTIVE, "", "")})
+			leases := newPool()
+			leases.initial = initial
+			inWorldOf(t, leases, []runtime.Object{code(), serving}, func(w *world) {
+				time.Sleep(settleTime / 2)
+				if pod := w.get("hello"); !strings.Contains(brief(pod.Status), " Ready=True") {
+					w.t.Errorf("before the agent reported: %s", brief(pod.Status))
+				}
+				time.Sleep(settleTime)
+				w.settle()
+				if pod := w.get("hello"); !strings.Contains(brief(pod.Status), " Ready=False") {
+					w.t.Errorf("no agent reported, and still %s", brief(pod.Status))
+				}
+			})
+		})
+	}
 }

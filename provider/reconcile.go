@@ -138,8 +138,11 @@ func (c *podController) living(ctx context.Context, pod *corev1.Pod) (again time
 	if !r.refresh.IsZero() {
 		again = max(r.refresh.Sub(c.now()), time.Second)
 	}
-	if left := r.until.Sub(c.now()); left > 0 && s.lease.GetState() == agentv1.PodState_POD_STATE_PREPARING {
-		return left, nil
+	switch s.lease.GetState() {
+	case agentv1.PodState_POD_STATE_UNSPECIFIED, agentv1.PodState_POD_STATE_PREPARING:
+		if left := r.until.Sub(c.now()); left > 0 {
+			return left, nil
+		}
 	}
 	r.until = time.Time{}
 	next := podStatus(pod, s)
