@@ -84,10 +84,12 @@ trap finish EXIT
 trap 'exit 0' INT # the way it is meant to end
 trap 'exit 143' TERM HUP
 
-# start runs a command as a child that ends with this script, however that
-# ends, and that Ctrl-C reaches through it alone.
+# tied runs a command so that it ends with this script, however that ends.
+tied=(setpriv --pdeathsig TERM)
+
+# start runs a command as a child that Ctrl-C reaches through this script alone.
 start() {
-  setpriv --pdeathsig TERM setsid "$@" &
+  "${tied[@]}" setsid "$@" &
   running+=($!)
 }
 
@@ -160,7 +162,7 @@ gateway_token() {
 forward() {
   local port=0 log=$work/forward.log
   while :; do
-    setpriv --pdeathsig TERM setsid kubectl port-forward -n "$NAMESPACE" "service/$control" --address 127.0.0.1 "$port:7443" >"$log" 2>&1 &
+    "${tied[@]}" setsid kubectl port-forward -n "$NAMESPACE" "service/$control" --address 127.0.0.1 "$port:7443" >"$log" 2>&1 &
     if [ "$port" = 0 ]; then
       for ((i = 0; i < 100 && port == 0; i++)); do
         sleep 0.1
@@ -243,6 +245,7 @@ run_agent() {
   local terms=/spec/template/spec/affinity/nodeAffinity/requiredDuringSchedulingIgnoredDuringExecution/nodeSelectorTerms
   k patch daemonset "$daemonset" --type=json -p "[
     {\"op\": \"add\", \"path\": \"/metadata/annotations/$mark~1before\", \"value\": $(quoted <<<"$before")},
+    {\"op\": \"add\", \"path\": \"/metadata/annotations/$mark~1node\", \"value\": \"$node\"},
     {\"op\": \"replace\", \"path\": \"/spec/updateStrategy\", \"value\": {\"type\": \"OnDelete\"}},
     {\"op\": \"add\", \"path\": \"$terms/0/matchExpressions/-\", \"value\": {\"key\": \"kubernetes.io/hostname\", \"operator\": \"NotIn\", \"values\": [\"$node\"]}}]" >/dev/null
   k wait --for=delete pod -l app.kubernetes.io/name=sanfran,app.kubernetes.io/component=agent --field-selector="spec.nodeName=$node" --timeout=90s >/dev/null
@@ -264,22 +267,22 @@ spec:
     - {name: stand-in, image: "sanfran.local/toolbox:1", imagePullPolicy: Never, command: [sleep, "2147483647"]}
 POD
   agent_token
-  local cpu memory address
+  local cpu memory address arg health=""
   cpu=$(k get daemonset "$daemonset" -o jsonpath='{.spec.template.spec.containers[0].resources.limits.cpu}')
   case $cpu in *m) cpu=${cpu%m} ;; *) cpu=$(awk -v cpu="$cpu" 'BEGIN { print cpu * 1000 }') ;; esac
   memory=$(k get daemonset "$daemonset" -o jsonpath='{.spec.template.spec.containers[0].resources.limits.memory}' | numfmt --from=auto)
   address=$(k get service "$control" -o jsonpath='{.spec.clusterIP}'):7443
   mapfile -t args < <(flags "daemonset/$daemonset" "NODE_NAME=$node" "NODE_IP=$ip" "MILLI_CPU=$cpu" "MEMORY_BYTES=$memory")
-  # The work folder stays the same, so that a later agent clears up after one
-  # that was killed. Mounts are the agent's own and go with it.
+  for arg in "${args[@]}"; do case $arg in --health-address=*) health=${arg#*=} ;; esac; done
+  ! curl -s -o /dev/null --max-time 2 "http://$health/healthz" || fail "an agent still answers at $health; look for it with: pgrep -af 'sanfrand agent'"
+  # Mounts are the agent's own and go with it. Changing the network namespace
+  # loses what tied the process to this script, so that is done again.
   # shellcheck disable=SC2086,SC2016 # FLAGS is several words; $@ is the inner shell's
-  start "$work/local" exec --name "$CLUSTER" "$node" -- unshare --mount --propagation slave \
+  start "$work/local" exec --name "$CLUSTER" "$node" -- "${tied[@]}" unshare --mount --propagation slave \
     sh -c 'mount -t bpf bpf /sys/fs/bpf && exec "$@"' sh \
     "$PWD/bin/sanfrand" "${args[@]}" --log-format=text --control-plane="$address" --control-plane-name="$control.$NAMESPACE.svc" \
     --token-file="$work/token" --ca-file="$work/ca.crt" --work-dir="/run/sanfran-checkout/$node" --bpf-dir=/sys/fs/bpf/sanfran \
     --runc="$runc" "${runtimes[@]}" --cgroup="/sanfran-checkout-$node" ${FLAGS:-}
-  local port health=""
-  for port in "${args[@]}"; do case $port in --health-address=*) health=${port#*=} ;; esac; done
   wait_ready "http://$health/readyz"
   say "the agent of $node runs from here and is ready; Ctrl-C brings the cluster's back"
   attend agent_token
@@ -288,21 +291,30 @@ POD
 agent_token() { fetch_token "$daemonset" "$stand_in"; }
 
 restore_agent() {
-  local before patch
+  local before node patch
   k delete pod "$stand_in" --ignore-not-found --now >/dev/null
   before=$(k get daemonset "$daemonset" -o jsonpath="{.metadata.annotations.${mark//./\\.}/before}")
   [ -n "$before" ] || return 0
-  say "bringing the cluster's agent back"
-  patch="{\"metadata\":{\"annotations\":{\"$mark/before\":null}},\"spec\":$before}"
+  node=$(k get daemonset "$daemonset" -o jsonpath="{.metadata.annotations.${mark//./\\.}/node}")
+  say "bringing the cluster's agent back to $node"
+  clear_node "$node"
+  patch="{\"metadata\":{\"annotations\":{\"$mark/before\":null,\"$mark/node\":null}},\"spec\":$before}"
   k patch daemonset "$daemonset" --type=merge -p "$patch" >/dev/null
   k rollout status daemonset "$daemonset" --timeout=120s >/dev/null
-  rmdir_cgroups
 }
 
-# rmdir_cgroups removes what is left of the agent's own control groups.
-rmdir_cgroups() {
-  find /sys/fs/cgroup -depth -type d -path '*/sanfran-checkout-*' -exec rmdir {} + 2>/dev/null || true
-  rm -rf --one-file-system /run/sanfran-checkout
+# clear_node <node>: what an agent left on this machine that was killed: its
+# containers, in control groups named by the node, and its folder.
+clear_node() {
+  local pid left=()
+  mapfile -t left < <(find /sys/fs/cgroup -path "*/sanfran-checkout-$1/*" -name cgroup.procs -exec cat {} + 2>/dev/null | sort -u)
+  if [ ${#left[@]} -gt 0 ]; then
+    kill -KILL "${left[@]}" 2>/dev/null || true
+    for pid in "${left[@]}"; do while kill -0 "$pid" 2>/dev/null; do sleep 0.1; done; done
+  fi
+  find /sys/fs/cgroup -depth -type d -path "*/sanfran-checkout-$1*" -exec rmdir {} + 2>/dev/null || true
+  rm -rf --one-file-system "/run/sanfran-checkout/${1:?}"
+  rmdir /run/sanfran-checkout 2>/dev/null || true
 }
 
 ### controlplane: in place of the cluster's
