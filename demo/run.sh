@@ -6,8 +6,15 @@ cd "$(dirname "$0")/.."
 CLUSTER=${CLUSTER:-sanfran}
 NAMESPACE=${NAMESPACE:-sanfran-system}
 bold() { if [ -t 1 ]; then printf '\n\033[1m%s\033[0m\n' "$*"; else printf '\n%s\n' "$*"; fi; }
-# show runs a command under its own words.
-show() { bold "\$ $*"; "$@"; }
+# show runs a command under its own words, quoted so that they can be copied.
+show() {
+  local words=() word
+  for word in "$@"; do
+    case $word in *[!A-Za-z0-9_./:=@%+-]*) words+=("'$word'") ;; *) words+=("$word") ;; esac
+  done
+  bold "\$ ${words[*]}"
+  "$@"
+}
 
 own_cluster=false
 if [ -z "${KUBECONFIG:-}" ]; then
@@ -27,10 +34,11 @@ image=sanfran/node:24
 # A demo that runs again begins anew.
 kubectl delete pod hello --ignore-not-found >/dev/null
 kubectl delete service hello --ignore-not-found >/dev/null
-kubectl create configmap hello --from-file=demo/hello/index.js --dry-run=client -o yaml | kubectl apply -f - >/dev/null
+kubectl delete configmap hello --ignore-not-found >/dev/null
 
-bold "demo/hello/index.js, in the ConfigMap hello"
+bold "demo/hello/index.js"
 cat demo/hello/index.js
+show kubectl create configmap hello --from-file=demo/hello/index.js
 
 show kubectl run hello --image="$image" --port=8080 --override-type=strategic --overrides='{"spec":{
   "nodeSelector": {"kubernetes.io/hostname": "sanfran"},
