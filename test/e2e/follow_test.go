@@ -5,6 +5,7 @@ package e2e
 import (
 	"bufio"
 	"context"
+	"encoding/json"
 	"os/exec"
 	"strings"
 	"testing"
@@ -57,11 +58,11 @@ func (l lines) next() bool {
 	return ok
 }
 
-// until waits for a line that holds all the words.
-func (l lines) until(t *testing.T, words ...string) {
+// until waits for a line that is as wanted and holds all the words.
+func (l lines) until(t *testing.T, wanted func(line string) bool, words ...string) {
 	t.Helper()
 	for line := range l.ch {
-		found := true
+		found := wanted(line)
 		for _, word := range words {
 			found = found && strings.Contains(line, word)
 		}
@@ -78,8 +79,15 @@ func watchEvents(t *testing.T, namespace, pod string) lines {
 	return follow(t, "kubectl", "get", "events", "-n", namespace, "--watch", "--field-selector=involvedObject.name="+pod, "-o", "name")
 }
 
-// agentLog is what the agents say from now on.
-func agentLog(t *testing.T) lines {
+// untilLogged waits until an agent logs a line with all the words, from now on.
+// kubectl's --since-time knows whole seconds only, so the lines' own time
+// decides.
+func untilLogged(t *testing.T, words ...string) {
 	t.Helper()
-	return follow(t, "kubectl", "logs", "-n", release, "-f", "--since-time="+time.Now().UTC().Format(time.RFC3339Nano), "-l", "app.kubernetes.io/component=agent", "--max-log-requests=20")
+	now := time.Now()
+	log := follow(t, "kubectl", "logs", "-n", release, "-f", "--since-time="+now.UTC().Format(time.RFC3339), "-l", "app.kubernetes.io/component=agent", "--max-log-requests=20")
+	log.until(t, func(line string) bool {
+		var entry struct{ Time time.Time }
+		return json.Unmarshal([]byte(line), &entry) == nil && entry.Time.After(now)
+	}, words...)
 }

@@ -105,7 +105,7 @@ func TestParkedFunctionAnswers(t *testing.T) {
 		{"address", func() string { return inCluster(t, namespace, fmt.Sprintf("http://%s:8080/", p.Status.PodIP)) }},
 	} {
 		way.call()
-		agentLog(t).until(t, "pod parked", p.Metadata.UID)
+		untilLogged(t, "pod parked", p.Metadata.UID)
 		// A fresh container counts from the start.
 		if got := way.call(); got != "1" {
 			t.Errorf("first request after parking, by %s: count %q, want 1, of a fresh container", way.name, got)
