@@ -45,10 +45,8 @@ func (a *agent) full() bool {
 
 func (a *agent) hasBundle(digests []string) bool {
 	for _, p := range a.pods {
-		for _, have := range bundlesOf(p.want) {
-			if slices.Contains(digests, have) {
-				return true
-			}
+		if p.uses(digests...) {
+			return true
 		}
 	}
 	return false
@@ -157,7 +155,7 @@ func (b *Books) Connect(hello *agentv1.Hello, heard func() time.Time, now time.T
 	}
 	b.capacityChanged()
 	b.settle(now)
-	b.placeWaiting(now)
+	b.placeWaiting()
 	return a.session, nil
 }
 

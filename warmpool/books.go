@@ -125,7 +125,9 @@ func (b *Books) Assign(want *agentv1.Assignment, exposed bool, now time.Time) er
 		b.pods[p.uid()] = p
 		b.join(p)
 		b.recall(p)
-		b.placeWaiting(now)
+		if isClosed(b.settled) && p.node == "" {
+			b.place(p) // others that wait have no more to hope for than before
+		}
 		b.updateRoute(p)
 		return nil
 	}
@@ -150,7 +152,7 @@ func (b *Books) Assign(want *agentv1.Assignment, exposed bool, now time.Time) er
 			b.renew(p, p.node)
 			b.synthesize(p, agentv1.PodState_POD_STATE_PREPARING, "Changed", "the pod has changed and is prepared anew")
 		}
-		b.placeWaiting(now)
+		b.placeWaiting()
 	}
 	b.updateRoute(p)
 	return nil
@@ -170,7 +172,9 @@ func (b *Books) Withdraw(podUID string, grace time.Duration, now time.Time) {
 		return
 	}
 	p.withdrawing, p.grace = true, grace
-	if r := b.revisions[p.want.GetRevision()]; !r.proved && r.prover == podUID {
+	r := b.revisions[p.want.GetRevision()]
+	proving := !r.proved && r.prover == podUID
+	if proving {
 		r.prover, r.failure = "", nil
 	}
 	if p.node == "" {
@@ -179,7 +183,9 @@ func (b *Books) Withdraw(podUID string, grace time.Duration, now time.Time) {
 		b.queue(p.node, podUID)
 		b.updateRoute(p)
 	}
-	b.placeWaiting(now)
+	if proving {
+		b.placeWaiting()
+	}
 }
 
 // Status is how a pod is, or nil when it is not in the books (any more). Its
@@ -204,7 +210,7 @@ func (b *Books) Uses(digest string) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for _, p := range b.pods {
-		if slices.Contains(bundlesOf(p.want), digest) {
+		if p.uses(digest) {
 			return true
 		}
 	}
@@ -250,6 +256,11 @@ func (b *Books) finish(p *pod) {
 
 // synthesize sets a status that no agent has reported.
 func (b *Books) synthesize(p *pod, state agentv1.PodState, reason, message string) {
+	// Most of what waits is told the same again.
+	if s := p.status; s != nil && s.GetState() == state && s.GetReason() == reason && s.GetMessage() == message &&
+		s.GetInstance() == nil && compareEpochs(s.GetEpoch(), p.epoch) == 0 {
+		return
+	}
 	b.setStatus(p, &agentv1.PodStatus{
 		PodUid: p.uid(), Epoch: p.epoch, State: state, Reason: reason, Message: message,
 		RestartCount: p.status.GetRestartCount(), StartedAt: p.status.GetStartedAt(),
@@ -303,6 +314,13 @@ func bundlesOf(want *agentv1.Assignment) []string {
 		}
 	}
 	return digests
+}
+
+// uses says whether the pod needs one of the bundles.
+func (p *pod) uses(digests ...string) bool {
+	return slices.ContainsFunc(p.want.GetMounts(), func(m *agentv1.Mount) bool {
+		return m.GetBundle() != "" && slices.Contains(digests, m.GetBundle())
+	})
 }
 
 // contentOf is a digest of what makes a pod's containers what they are. The

@@ -112,7 +112,7 @@ func (b *Books) settle(now time.Time) {
 			a.ended = now
 		}
 	}
-	b.placeWaiting(now)
+	b.placeWaiting()
 }
 
 // presumeGone gives the pods of silent agents to others.
@@ -143,7 +143,7 @@ func (b *Books) presumeGone(now time.Time) {
 		moved = true
 	}
 	if moved {
-		b.placeWaiting(now)
+		b.placeWaiting()
 	}
 }
 
@@ -170,23 +170,28 @@ func (b *Books) dismiss(a *agent) {
 
 // placeWaiting gives pods without a home to agents, oldest first, and tells
 // the rest why they wait.
-func (b *Books) placeWaiting(now time.Time) {
+func (b *Books) placeWaiting() {
 	if !isClosed(b.settled) {
 		return
 	}
 	for _, p := range sorted(b.waiting) {
-		if !b.mayTry(p) {
-			b.explainWaiting(p)
-			continue
-		}
-		node, ok := Place(b.rng, b.candidates(p))
-		if !ok {
-			b.explainWaiting(p)
-			continue
-		}
-		b.renew(p, node)
-		b.synthesize(p, agentv1.PodState_POD_STATE_PREPARING, "Assigned", "the agent on node "+node+" prepares the pod")
+		b.place(p)
 	}
+}
+
+// place gives a pod without a home to an agent, or tells it why it waits.
+func (b *Books) place(p *pod) {
+	if !b.mayTry(p) {
+		b.explainWaiting(p)
+		return
+	}
+	node, ok := Place(b.rng, b.candidates(p))
+	if !ok {
+		b.explainWaiting(p)
+		return
+	}
+	b.renew(p, node)
+	b.synthesize(p, agentv1.PodState_POD_STATE_PREPARING, "Assigned", "the agent on node "+node+" prepares the pod")
 }
 
 // renew makes node the pod's home under a new epoch and tells its agent.

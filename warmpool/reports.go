@@ -36,14 +36,14 @@ func (b *Books) ReportPod(s *Session, status *agentv1.PodStatus, now time.Time) 
 	switch {
 	case gone && p.withdrawing:
 		b.finish(p)
-		b.placeWaiting(now)
+		b.placeWaiting()
 		return
 	case gone:
 		// Nobody asked for that: the pod still exists, so it needs a home.
 		a.leaving = true
 		b.unhome(p)
 		b.waiting[p.uid()] = p
-		b.placeWaiting(now)
+		b.placeWaiting()
 		return
 	}
 	lease := status.GetInstance().GetLeaseId()
@@ -56,7 +56,7 @@ func (b *Books) ReportPod(s *Session, status *agentv1.PodStatus, now time.Time) 
 	}
 	b.setStatus(p, status)
 	if b.learn(p) {
-		b.placeWaiting(now)
+		b.placeWaiting()
 	}
 }
 
