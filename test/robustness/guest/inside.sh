@@ -14,7 +14,7 @@ for _ in $(seq 50); do [ -e "$port" ] && break; sleep 0.1; done
 share() {
   mkdir -p "/shares/$1/host" "/shares/$1/new" "/shares/$1/work" "$2" &&
     mount -t 9p -o "ro,trans=virtio,version=9p2000.L,msize=512000,cache=loose" "$1" "/shares/$1/host" &&
-    mount -t overlay -o "lowerdir=/shares/$1/host,upperdir=/shares/$1/new,workdir=/shares/$1/work" overlay "$2"
+    mount -t overlay -o "lowerdir=/shares/$1/host,upperdir=/shares/$1/new,workdir=/shares/$1/work,metacopy=on" overlay "$2"
 }
 prepare() {
   local one

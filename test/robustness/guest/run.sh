@@ -47,7 +47,7 @@ if grep -qwE 'vmx|svm' /proc/cpuinfo && printf 'quit\n' |
   accelerator=kvm
 else
   # A larger room for translated code: a Kubernetes is more than the usual.
-  accelerator=tcg,thread=multi,tb-size=1024
+  accelerator=${X_ACC:-tcg,thread=multi,tb-size=1024}
   minutes=$((minutes * 4))
   say "KVM does not work here: each instruction is emulated, some 10 times slower"
 fi
@@ -76,11 +76,11 @@ arguments=(
   -name sanfran-guest -nodefaults -no-user-config -display none -no-reboot
   -machine q35 -accel "$accelerator" -cpu "$processor" -smp "${GUEST_CPUS:-2}" -m "$memory"
   -kernel "$disk/vmlinuz" -initrd "$disk/initrd.img"
-  -append "root=/dev/vda rw console=ttyS0 panic=-1 net.ifnames=0 mitigations=off"
+  -append "root=/dev/vda rw console=ttyS0 quiet panic=-1 net.ifnames=0 mitigations=off nowatchdog rcupdate.rcu_cpu_stall_suppress=1 systemd.show_status=error"
   -drive "if=virtio,format=qcow2,cache=unsafe,file=$run/disk.qcow2"
   -serial "file:$run/console"
   -device virtio-serial -chardev "file,id=output,path=$run/output" -device "virtserialport,chardev=output,name=output"
-  -device virtio-rng-pci
+  -device virtio-rng-pci ${X_ARGS:-}
   -virtfs "local,id=order,path=$run,mount_tag=order,security_model=none"
 )
 for one in "${shares[@]}"; do
@@ -92,7 +92,7 @@ start=$SECONDS
 setpriv --pdeathsig KILL qemu-system-x86_64 "${arguments[@]}" </dev/null >"$run/errors" 2>&1 &
 qemu=$!
 # The guest ends itself at the limit; the limit here is for one that hangs.
-timeout "$((minutes * 60 + 180))" tail -n +1 -f --pid="$qemu" "$run/output" &
+timeout "$((minutes * 60 + 600))" tail -n +1 -f --pid="$qemu" "$run/output" &
 follow=$!
 hung=0
 wait "$follow" || hung=$?
