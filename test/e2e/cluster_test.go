@@ -5,6 +5,7 @@ package e2e
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -95,6 +96,8 @@ func newNamespace(t *testing.T) string {
 	if len(name) > 50 {
 		name = strings.TrimRight(name[:50], "-")
 	}
+	// An earlier run's namespace may still be going.
+	name += "-" + strings.ToLower(rand.Text()[:5])
 	kubectl(t, "create", "namespace", name)
 	kubectl(t, "wait", "-n", name, "--for=create", "serviceaccount/default", "--timeout=60s")
 	t.Cleanup(func() {
