@@ -2,6 +2,7 @@ package provider
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/netip"
@@ -32,6 +33,11 @@ const (
 	// believed to be so while its agent has not reported. Without it every
 	// start would empty the Services of pods that serve all the while.
 	settleTime = 30 * time.Second
+	// lookTime is how long a pod of the start is tried before the pool is told
+	// that all are known though this one is not. Agents drop what is not known,
+	// so a hiccup of the API must not be enough; but one pod that cannot be read
+	// must not keep all others waiting either.
+	lookTime = 5 * time.Second
 	// byUID is the informer's index.
 	byUID = "uid"
 )
@@ -62,7 +68,7 @@ type podController struct {
 
 	mu      sync.Mutex
 	records map[types.UID]*podRecord
-	// first are the pods of the start that have not been looked at; nil after
+	// first are the pods of the start that have not been decided on; nil after
 	// Leases.Synced was called.
 	first map[types.UID]bool
 }
@@ -82,6 +88,8 @@ type podRecord struct {
 	written *corev1.Pod
 	// until is set for pods that were Ready at the start; see settleTime.
 	until time.Time
+	// failing is when an attempt first failed.
+	failing time.Time
 	// ended says that the final status was written.
 	ended bool
 }
@@ -164,6 +172,8 @@ func (c *podController) begin() {
 	}
 	c.mu.Unlock()
 	for _, pod := range pods {
+		// One that is deleted before the handler is there is not told by it.
+		c.queue.Add(pod.UID)
 		if ready := condition(&pod.Status, corev1.PodReady); ready != nil && ready.Status == corev1.ConditionTrue {
 			c.record(pod.UID).until = c.now().Add(settleTime)
 		}
@@ -178,7 +188,7 @@ func (c *podController) begin() {
 	c.looked("")
 }
 
-// looked notes that a pod of the start has been looked at. After the last one
+// looked notes that a pod of the start has been decided on. After the last one
 // the pool learns that everything is known.
 func (c *podController) looked(uid types.UID) {
 	c.mu.Lock()
@@ -235,8 +245,10 @@ func (c *podController) next(ctx context.Context) bool {
 		return false
 	}
 	defer c.queue.Done(uid)
-	defer c.looked(uid)
 	again, err := c.reconcile(ctx, uid)
+	if c.decided(uid, err) {
+		c.looked(uid)
+	}
 	switch {
 	case ctx.Err() != nil:
 	case err != nil:
@@ -249,6 +261,20 @@ func (c *podController) next(ctx context.Context) bool {
 		}
 	}
 	return true
+}
+
+// decided says whether a pod was assigned or found not to be assignable, by the
+// error that the attempt ended with. Only the worker that has the UID calls it.
+func (c *podController) decided(uid types.UID, err error) bool {
+	var bad *Unsupported
+	if err == nil || errors.Is(err, errMissing) || errors.Is(err, ErrNoAddress) || errors.As(err, &bad) {
+		return true
+	}
+	r := c.record(uid)
+	if r.failing.IsZero() {
+		r.failing = c.now()
+	}
+	return c.now().Sub(r.failing) >= lookTime
 }
 
 func (c *podController) record(uid types.UID) *podRecord {

@@ -2,6 +2,7 @@ package provider
 
 import (
 	"context"
+	"errors"
 	"io"
 	"log/slog"
 	"net/netip"
@@ -34,6 +35,8 @@ type pool struct {
 	initial   agentv1.PodState
 	changed   func(string)
 	hold      bool
+	// refuse is how many more bundles are not stored.
+	refuse int
 }
 
 func newPool() *pool {
@@ -100,6 +103,10 @@ func (p *pool) Put(_ context.Context, digest string, r io.Reader) error {
 	_, err := io.ReadAll(r)
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if p.refuse > 0 {
+		p.refuse--
+		return errors.New("the disk is slow")
+	}
 	p.bundles[digest] = true
 	return err
 }
