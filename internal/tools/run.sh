@@ -325,7 +325,7 @@ run_controlplane() {
     ip=$(kubectl get nodes -l '!sanfran.dev/virtual-node' -o jsonpath='{.items[0].status.addresses[?(@.type=="InternalIP")].address}')
     address=$(ip -4 route get "${ip%% *}" | sed -n 's/.* src \([0-9.]*\).*/\1/p')
   fi
-  ip -o address | grep -qF " $address/" || fail "ADDRESS=$address is not an address of this machine; see: ip address"
+  [[ $(ip -o address) == *" $address/"* ]] || fail "ADDRESS=$address is not an address of this machine; see: ip address"
   local port
   for port in 7443 10250 8081; do need_port "$address" "$port" "end that first (ss -ltnp \"sport = :$port\" tells what it is)"; done
   restore_controlplane
