@@ -2,6 +2,7 @@ package provider
 
 import (
 	"fmt"
+	"path"
 	"slices"
 	"strings"
 	"time"
@@ -55,6 +56,7 @@ type Function struct {
 
 // VolumeMount is one volume at one path.
 type VolumeMount struct {
+	// Path is absolute and clean.
 	Path   string
 	Volume *corev1.Volume
 }
@@ -161,21 +163,26 @@ func volumeMounts(pod *corev1.Pod, c *corev1.Container) ([]VolumeMount, error) {
 			return nil, unsupported(field, "there is no volume %q", m.Name)
 		}
 		volume := &pod.Spec.Volumes[at]
+		mountPath := path.Clean(m.MountPath)
 		switch {
 		case m.SubPath != "" || m.SubPathExpr != "":
 			return nil, unsupported(field+".subPath", "a part of a volume cannot be mounted yet; mount the whole volume at a folder of its own")
 		case m.MountPropagation != nil && *m.MountPropagation != corev1.MountPropagationNone:
 			return nil, unsupported(field+".mountPropagation", "only None is supported; remove it")
-		case !strings.HasPrefix(m.MountPath, "/"):
+		case !path.IsAbs(mountPath):
 			return nil, unsupported(field+".mountPath", "%q is not an absolute path", m.MountPath)
+		case mountPath == "/":
+			return nil, unsupported(field+".mountPath", "a volume cannot be the container's root; mount it at a folder of its own")
+		case slices.ContainsFunc(mounts, func(other VolumeMount) bool { return other.Path == mountPath }):
+			return nil, unsupported(field+".mountPath", "another volume is mounted at %s already", mountPath)
 		}
-		if m.MountPath == codePath || m.MountPath == codePath+"/" {
+		if mountPath == codePath {
 			if volume.ConfigMap == nil {
 				return nil, unsupported(field, "what is mounted at %s is the function's code, and must be a ConfigMap", codePath)
 			}
 			code = volume
 		}
-		mounts = append(mounts, VolumeMount{Path: m.MountPath, Volume: volume})
+		mounts = append(mounts, VolumeMount{Path: mountPath, Volume: volume})
 	}
 	if code == nil {
 		return nil, unsupported("spec.containers[0].volumeMounts",

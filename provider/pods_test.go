@@ -369,6 +369,28 @@ func TestFinalizerSeesTheEnd(t *testing.T) {
 	})
 }
 
+// TestWrongAnnotationHidesNothing: it changes nothing of a pod that runs, and
+// least of all that the pod is told of as it is.
+func TestWrongAnnotationHidesNothing(t *testing.T) {
+	inWorld(t, []runtime.Object{code()}, func(w *world) {
+		w.create(hello())
+		pod := w.get("hello")
+		pod.Annotations = map[string]string{AnnotationIdleTimeout: "soon"}
+		if _, err := w.client.CoreV1().Pods("default").Update(w.t.Context(), pod, metav1.UpdateOptions{}); err != nil {
+			w.t.Fatal(err)
+		}
+		w.settle()
+		if pod := w.get("hello"); !strings.Contains(brief(pod.Status), " Ready=True") {
+			w.t.Errorf("status %s", brief(pod.Status))
+		}
+		w.pool.set("uid-hello", &agentv1.PodStatus{State: agentv1.PodState_POD_STATE_FAILED, Reason: "OutOfMemory", Message: "m"})
+		w.settle()
+		if pod := w.get("hello"); !strings.Contains(brief(pod.Status), " Ready=False") {
+			w.t.Errorf("it has failed, and still %s", brief(pod.Status))
+		}
+	})
+}
+
 func TestStartDoesNotDoubtPodsThatServe(t *testing.T) {
 	// Unspecified is what the pool says of a pod that no agent has spoken of.
 	for _, initial := range []agentv1.PodState{agentv1.PodState_POD_STATE_UNSPECIFIED, agentv1.PodState_POD_STATE_PREPARING} {

@@ -110,11 +110,12 @@ func (c *podController) living(ctx context.Context, pod *corev1.Pod) (again time
 	if err != nil {
 		s.waiting, s.message = reasonUnsupported, err.Error()
 		c.warn(pod, r, reasonUnsupported, err.Error())
-		if r.inputs != "" {
-			// An annotation of a running pod was made wrong: what runs, runs on.
-			return 0, nil
+		if r.inputs == "" {
+			return 0, c.write(ctx, pod, podStatus(pod, s))
 		}
-		return 0, c.write(ctx, pod, podStatus(pod, s))
+		// An annotation of a running pod was made wrong: what runs, runs on, and
+		// how it does is still told.
+		s = situation{now: s.now, hostIP: s.hostIP}
 	}
 	addr, err := c.addresses.take(uid)
 	if err != nil {
@@ -123,7 +124,7 @@ func (c *podController) living(ctx context.Context, pod *corev1.Pod) (again time
 		return 0, errors.Join(err, c.write(ctx, pod, podStatus(pod, s)))
 	}
 	podIP := addr.String()
-	if inputs := inputsOf(pod, podIP); inputs != r.inputs || c.stale(r) {
+	if inputs := inputsOf(pod, podIP); f != nil && (inputs != r.inputs || c.stale(r)) {
 		if err := c.assign(ctx, pod, r, f, podIP); err != nil {
 			if r.inputs != "" {
 				return 0, err // what runs, runs on

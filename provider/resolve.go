@@ -71,11 +71,10 @@ func resolve(ctx context.Context, objects Objects, pod *corev1.Pod, f *Function,
 		if !refresh.IsZero() && (r.refresh.IsZero() || refresh.Before(r.refresh)) {
 			r.refresh = refresh
 		}
-		if path.Clean(m.Path) == codePath {
+		if m.Path == codePath {
 			if r.digest, r.archive, err = packBundle(files); err != nil {
 				return nil, &volumeError{m.Volume.Name, err}
 			}
-			mount.Path = codePath
 			mount.Source = &agentv1.Mount_Bundle{Bundle: r.digest}
 		} else {
 			mount.Source = &agentv1.Mount_Files{Files: &agentv1.FileSet{Files: files}}

@@ -248,3 +248,31 @@ func TestPodDNS(t *testing.T) {
 		t.Errorf("without a name server: %v, want the node's own", got)
 	}
 }
+
+// TestMountPathsAreCleaned: an agent refuses paths that are not.
+func TestMountPathsAreCleaned(t *testing.T) {
+	r, err := resolveHello(t, full, func(p *corev1.Pod) {
+		p.Spec.Volumes = append(p.Spec.Volumes, corev1.Volume{Name: "data", VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{}}})
+		p.Spec.Containers[0].VolumeMounts = []corev1.VolumeMount{{Name: "code", MountPath: "//function/"}, {Name: "data", MountPath: "/data/"}}
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var paths []string
+	for _, m := range r.assignment.Mounts {
+		paths = append(paths, m.Path)
+	}
+	if diff := cmp.Diff([]string{"/function", "/data"}, paths); diff != "" {
+		t.Error(diff)
+	}
+	for _, at := range []string{"/", "/function/.", "data"} {
+		pod := hello(func(p *corev1.Pod) {
+			c := &p.Spec.Containers[0]
+			c.VolumeMounts = append(c.VolumeMounts, corev1.VolumeMount{Name: "code", MountPath: at})
+		})
+		var bad *Unsupported
+		if _, err := ReadFunction(pod); !errors.As(err, &bad) {
+			t.Errorf("a mount at %q gives %v", at, err)
+		}
+	}
+}

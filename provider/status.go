@@ -238,13 +238,12 @@ func setCondition(status *corev1.PodStatus, kind corev1.PodConditionType, ok boo
 
 // endedStatus is the status of a pod whose lease has ended for good, so that
 // controllers which hold the object with a finalizer see that it runs no more.
+// One that did not run at the end has not succeeded: a Job must not count it.
 func endedStatus(pod *corev1.Pod, now time.Time) corev1.PodStatus {
 	status := *pod.Status.DeepCopy()
 	at := metav1.NewTime(now.Truncate(time.Second))
 	status.ObservedGeneration = pod.Generation
-	if status.Phase != corev1.PodFailed {
-		status.Phase = corev1.PodSucceeded
-	}
+	ran := len(status.ContainerStatuses) > 0
 	for i := range status.ContainerStatuses {
 		cs := &status.ContainerStatuses[i]
 		if cs.State.Terminated != nil {
@@ -253,11 +252,26 @@ func endedStatus(pod *corev1.Pod, now time.Time) corev1.PodStatus {
 		end := &corev1.ContainerStateTerminated{Reason: "Completed", FinishedAt: at, ContainerID: cs.ContainerID}
 		if cs.State.Running != nil {
 			end.StartedAt = cs.State.Running.StartedAt
+		} else {
+			// The kubelet's own words for it.
+			ran = false
+			end.Reason, end.ExitCode, end.Message = "ContainerStatusUnknown", 137, "The container did not run when the pod was deleted"
 		}
 		cs.Ready, cs.Started = false, new(bool)
 		cs.State = corev1.ContainerState{Terminated: end}
 	}
-	setCondition(&status, corev1.ContainersReady, false, "PodCompleted", "", at, pod.Generation)
-	setCondition(&status, corev1.PodReady, false, "PodCompleted", "", at, pod.Generation)
+	switch {
+	case status.Phase == corev1.PodSucceeded || status.Phase == corev1.PodFailed:
+	case ran:
+		status.Phase = corev1.PodSucceeded
+	default:
+		status.Phase = corev1.PodFailed
+	}
+	reason := "PodCompleted"
+	if status.Phase == corev1.PodFailed {
+		reason = "PodFailed"
+	}
+	setCondition(&status, corev1.ContainersReady, false, reason, "", at, pod.Generation)
+	setCondition(&status, corev1.PodReady, false, reason, "", at, pod.Generation)
 	return status
 }

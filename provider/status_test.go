@@ -159,10 +159,18 @@ func TestStatusPatchTouchesOnlyItsOwn(t *testing.T) {
 }
 
 func TestEndedStatus(t *testing.T) {
-	pod := hello()
-	pod.Status = podStatus(pod, situation{now: noon, lease: lease(agentv1.PodState_POD_STATE_ACTIVE, "", "")})
-	want := "Succeeded PodReadyToStartContainers=True Initialized=True ContainersReady=False(PodCompleted) Ready=False(PodCompleted) PodScheduled=True terminated:Completed"
-	if diff := cmp.Diff(want, brief(endedStatus(pod, later))); diff != "" {
-		t.Error(diff)
+	for state, want := range map[agentv1.PodState]string{
+		agentv1.PodState_POD_STATE_ACTIVE: "Succeeded PodReadyToStartContainers=True Initialized=True ContainersReady=False(PodCompleted) Ready=False(PodCompleted) PodScheduled=True terminated:Completed",
+		// A Job must not take code that never loaded for done.
+		agentv1.PodState_POD_STATE_FAILED: "Failed PodReadyToStartContainers=True Initialized=True ContainersReady=False(PodFailed) Ready=False(PodFailed) PodScheduled=True terminated:ContainerStatusUnknown last:Error:",
+	} {
+		pod := hello()
+		pod.Status = podStatus(pod, situation{now: noon, lease: lease(state, "", "")})
+		for range 2 { // it is looked at again when it has been written
+			pod.Status = endedStatus(pod, later)
+			if diff := cmp.Diff(want, brief(pod.Status)); diff != "" {
+				t.Error(diff)
+			}
+		}
 	}
 }
