@@ -21,6 +21,7 @@ type agent struct {
 	// gets no more until it says hello again.
 	leaving bool
 	pods    map[string]*pod
+	size    int                            // of the pods' assignments, in bytes
 	pools   map[string]*agentv1.PoolStatus // by runtime
 	// promised counts pods given to the agent since its last PoolStatus that
 	// will take a warm container.
@@ -215,12 +216,20 @@ func (b *Books) Sync(s *Session) *agentv1.Sync {
 	s.synced = true
 	a.told = nil
 	sync := &agentv1.Sync{}
+	// Files that were renewed may have grown since their pods were placed.
+	for _, p := range slices.Backward(sorted(a.pods)) {
+		if a.size > b.budget && !p.withdrawing {
+			b.unhome(p)
+			b.waiting[p.uid()] = p
+		}
+	}
 	for _, p := range sorted(a.pods) {
 		sync.Assignments = append(sync.Assignments, p.assignment())
 		if p.withdrawing {
 			b.queue(s.node, p.uid())
 		}
 	}
+	b.placeWaiting()
 	return sync
 }
 

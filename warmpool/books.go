@@ -31,6 +31,7 @@ import (
 type Books struct {
 	routes *RouteTable
 	sizing PoolSizing
+	budget int // maxAssignments
 
 	mu         sync.Mutex
 	rng        *rand.Rand
@@ -58,6 +59,7 @@ type pod struct {
 	sequence    uint64
 	want        *agentv1.Assignment // without epoch and start_parked
 	content     string              // digest of want
+	size        int                 // of want, encoded, in bytes
 	exposed     bool
 	node        string // home; empty while it waits for one
 	epoch       *agentv1.Epoch
@@ -83,6 +85,18 @@ type revision struct {
 // ErrAssignment says that an assignment lacks what every assignment has.
 var ErrAssignment = errors.New("incomplete assignment")
 
+// ErrTooLarge says that a pod's files and environment are too large to be sent.
+var ErrTooLarge = errors.New("the pod's volumes and environment are too large")
+
+const (
+	// maxAssignment bounds one assignment, in bytes: eight ConfigMaps or Secrets
+	// of the greatest size. Code is not in it.
+	maxAssignment = 8 << 20
+	// maxAssignments bounds those of one agent together, as Sync is one message:
+	// 10,000 pods with a token and what else is usual are about 40 MB.
+	maxAssignments = 192 << 20
+)
+
 // NewBooks returns books without agents and pods for a control plane of
 // generation that started at now. ledger is what the last run wrote down; the
 // Books own it from here on.
@@ -91,7 +105,7 @@ func NewBooks(generation uint64, ledger map[string]Home, routes *RouteTable, siz
 		ledger = make(map[string]Home)
 	}
 	return &Books{
-		routes: routes, sizing: sizing, rng: rng, generation: generation, started: now, ledger: ledger,
+		routes: routes, sizing: sizing, budget: maxAssignments, rng: rng, generation: generation, started: now, ledger: ledger,
 		agents: make(map[string]*agent), pods: make(map[string]*pod), waiting: make(map[string]*pod),
 		revisions: make(map[string]*revision),
 		resynced:  make(chan struct{}), settled: make(chan struct{}),
@@ -112,6 +126,10 @@ func (b *Books) Assign(want *agentv1.Assignment, exposed bool, now time.Time) er
 	}
 	want = proto.CloneOf(want)
 	want.Epoch, want.StartParked = nil, false
+	size := proto.Size(want)
+	if size > maxAssignment {
+		return fmt.Errorf("%w: %d bytes, at most %d are taken; mount fewer or smaller ConfigMaps and Secrets", ErrTooLarge, size, maxAssignment)
+	}
 	content, err := contentOf(want)
 	if err != nil {
 		return err
@@ -121,7 +139,7 @@ func (b *Books) Assign(want *agentv1.Assignment, exposed bool, now time.Time) er
 	p, ok := b.pods[want.GetPodUid()]
 	if !ok {
 		b.sequence++
-		p = &pod{sequence: b.sequence, want: want, content: content, exposed: exposed}
+		p = &pod{sequence: b.sequence, want: want, content: content, size: size, exposed: exposed}
 		b.pods[p.uid()] = p
 		b.join(p)
 		b.recall(p)
@@ -135,6 +153,10 @@ func (b *Books) Assign(want *agentv1.Assignment, exposed bool, now time.Time) er
 		return nil
 	}
 	p.exposed = exposed
+	if a := b.agents[p.node]; a != nil {
+		a.size += size - p.size
+	}
+	p.size = size
 	switch {
 	case p.content == content && !proto.Equal(p.want, want):
 		// Files alone were renewed, such as a token: the work stays the same.

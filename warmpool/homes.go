@@ -214,6 +214,7 @@ func (b *Books) nextEpoch() *agentv1.Epoch {
 func (b *Books) setHome(p *pod, node string, epoch *agentv1.Epoch) {
 	if p.node != node {
 		b.unhome(p)
+		b.agents[node].size += p.size
 	}
 	delete(b.waiting, p.uid())
 	p.node, p.epoch = node, epoch
@@ -228,6 +229,7 @@ func (b *Books) unhome(p *pod) {
 	}
 	if a := b.agents[p.node]; a != nil {
 		delete(a.pods, p.uid())
+		a.size -= p.size
 	}
 	p.node = ""
 	b.homeChanges[p.uid()] = Home{}
@@ -239,7 +241,7 @@ func (b *Books) candidates(p *pod) []Candidate {
 	bundles := bundlesOf(p.want)
 	var list []Candidate
 	for _, a := range b.agents {
-		if a.session == nil || a.leaving || !a.runs(p.want.GetRuntime()) || a.full() {
+		if a.session == nil || a.leaving || !a.runs(p.want.GetRuntime()) || a.full() || a.size+p.size > b.budget {
 			continue
 		}
 		pool := a.pools[p.want.GetRuntime()]
@@ -278,7 +280,7 @@ func (b *Books) explainWaiting(p *pod) {
 	case !r.proved && r.prover != p.uid():
 		reason, message = "AwaitingFirstPod", "the first pod of this revision is loading; this one follows when it has"
 	default:
-		reason, message = "NoCapacity", fmt.Sprintf("all %d connected node agents are home to as many pods as they take", connected)
+		reason, message = "NoCapacity", fmt.Sprintf("all %d connected node agents are home to as many pods, or as many bytes of files and environment, as they take", connected)
 	}
 	b.synthesize(p, state, reason, message)
 }

@@ -1,6 +1,7 @@
 package warmpool
 
 import (
+	"errors"
 	"fmt"
 	"testing"
 	"time"
@@ -37,5 +38,53 @@ func TestManyPodsWait(t *testing.T) {
 	w.deliver()
 	for i := last; i < next; i++ {
 		w.expect(fmt.Sprint(i), parked, "")
+	}
+}
+
+// withFiles is an assignment of so many bytes and a little more.
+func withFiles(uid string, size int) *agentv1.Assignment {
+	a := assignment(uid, "r1")
+	a.Mounts = append(a.Mounts, &agentv1.Mount{Path: "/data", Source: &agentv1.Mount_Files{
+		Files: &agentv1.FileSet{Files: map[string][]byte{"data": make([]byte, size)}},
+	}})
+	return a
+}
+
+// TestSyncFitsIntoAMessage: one that does not would end every stream of the
+// agent, for ever, and with it all news of all its pods.
+func TestSyncFitsIntoAMessage(t *testing.T) {
+	w := fresh(t, "n1")
+	w.books.budget = 10_000
+	a := w.agent("n1")
+	assign := func(uid string, size int) {
+		t.Helper()
+		if err := w.books.Assign(withFiles(uid, size), true, w.now); err != nil {
+			t.Fatal(err)
+		}
+		w.deliver()
+	}
+	assign("a", 4000)
+	w.report(a, "a", active)
+	assign("b", 4000)
+	assign("c", 4000)
+	w.expect("b", parked, "")
+	w.expect("c", preparing, "NoCapacity")
+	assign("b", 8000) // a renewal that has grown
+	w.expect("b", parked, "")
+	w.disconnect(a)
+	w.connect(a)
+	if len(a.pods) != 2 || a.pods["a"] == nil || a.pods["c"] == nil {
+		t.Errorf("the agent holds %d pods, want a and c, which fit", len(a.pods))
+	}
+	w.expect("b", preparing, "NoCapacity")
+	w.books.Withdraw("a", 0, w.now)
+	w.books.Withdraw("c", 0, w.now)
+	w.deliver()
+	w.deliver()
+	if a.pods["b"] == nil || w.books.agents["n1"].size != w.books.pods["b"].size {
+		t.Errorf("room of %d bytes was not used", w.books.budget-w.books.agents["n1"].size)
+	}
+	if err := w.books.Assign(withFiles("huge", maxAssignment), true, w.now); !errors.Is(err, ErrTooLarge) {
+		t.Errorf("a pod with %d bytes of files gives %v", maxAssignment, err)
 	}
 }

@@ -16,6 +16,9 @@ import (
 	routesv1 "sanfran.dev/proto/sanfran/routes/v1"
 )
 
+// Sync must fit into one message, with room for what its encoding adds.
+const _ = uint(rpc.MaxMessageBytes - maxAssignments*4/3)
+
 // Server is the gRPC edge of the books: AgentService and RouteService. Streams
 // end with UNAVAILABLE when the context it was made with does, so that a
 // stopping server need not cut them off.

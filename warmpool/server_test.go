@@ -9,6 +9,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -359,5 +360,34 @@ func TestLedgerOutlivesTheProcess(t *testing.T) {
 	defer pool.Close()
 	if home := pool.books.ledger["a"]; home.Node != "n1" || home.Epoch.GetGeneration() != 1 {
 		t.Errorf("the next process reads %v", home)
+	}
+}
+
+// TestLargeSyncIsReceived: an agent's pods may have many Secrets.
+func TestLargeSyncIsReceived(t *testing.T) {
+	r := run(t)
+	for i := range 6 {
+		if err := r.pool.Assign(t.Context(), withFiles(fmt.Sprint(i), 7<<20), true); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r.pool.Synced(nil)
+	stream, err := agentv1.NewAgentServiceClient(r.dial(t, identity.RoleAgent, "n1")).Connect(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	hello := &agentv1.Hello{NodeName: "n1", DataAddress: "n1:7070", Runtimes: []string{"node24"}}
+	for i := range 6 {
+		hello.Pods = append(hello.Pods, &agentv1.PodStatus{PodUid: fmt.Sprint(i), Epoch: &agentv1.Epoch{Counter: 1}, State: active})
+	}
+	if err := stream.Send(&agentv1.ConnectRequest{Message: &agentv1.ConnectRequest_Hello{Hello: hello}}); err != nil {
+		t.Fatal(err)
+	}
+	first, err := stream.Recv()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := len(first.GetSync().GetAssignments()); n != 6 {
+		t.Errorf("%d assignments, want 6", n)
 	}
 }

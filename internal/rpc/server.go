@@ -31,10 +31,13 @@ const (
 	// for three.
 	pingAfter   = time.Second
 	pingTimeout = 2 * time.Second
-	// maxMessageBytes bounds one message either way. The greatest are the
-	// snapshot of 10,000 routes (about 4 MiB) and an assignment with its
-	// Secrets (each at most 1 MiB).
-	maxMessageBytes = 32 << 20
+	// maxRequestBytes bounds one message to the server. The greatest is an
+	// agent's Hello with all its pods: 10,000 that fail, each with the first
+	// lines of its stack, are about 20 MB.
+	maxRequestBytes = 32 << 20
+	// MaxMessageBytes bounds one message of the server. The greatest is an
+	// agent's Sync, which holds all its assignments with their Secrets.
+	MaxMessageBytes = 256 << 20
 )
 
 // Access says who may call a service.
@@ -58,8 +61,8 @@ type Policy map[string]Access
 func NewServer(config *tls.Config, policy Policy, log *slog.Logger) *grpc.Server {
 	return grpc.NewServer(
 		grpc.Creds(credentials.NewTLS(config)),
-		grpc.MaxRecvMsgSize(maxMessageBytes),
-		grpc.MaxSendMsgSize(maxMessageBytes),
+		grpc.MaxRecvMsgSize(maxRequestBytes),
+		grpc.MaxSendMsgSize(MaxMessageBytes),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: pingAfter, Timeout: pingTimeout}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: clientPingAfter / 2, PermitWithoutStream: true}),
 		grpc.ChainUnaryInterceptor(func(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
