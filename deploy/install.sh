@@ -9,10 +9,14 @@ say() { printf 'install: %s\n' "$*"; }
 
 is_local=false
 deploy/target.sh is-local && is_local=true
+if ! $is_local && [ "${1:-}" != --uninstall ] && [ -z "${IMAGE_REPOSITORY:-}" ]; then
+  echo "install: the cluster of KUBECONFIG=$KUBECONFIG is not the local one; say where the image goes: make install IMAGE_REPOSITORY=registry/name" >&2
+  exit 1
+fi
+deploy/target.sh reach helm
 KUBECONFIG=$(deploy/target.sh kubeconfig)
 export KUBECONFIG
 PATH=$(deploy/target.sh bin-dir):$PATH
-kubectl get --raw /readyz >/dev/null || { echo "install: no Kubernetes answers at $KUBECONFIG; run: make cluster" >&2; exit 1; }
 
 if [ "${1:-}" = --uninstall ]; then
   helm uninstall sanfran -n "$NAMESPACE" --wait --ignore-not-found
@@ -31,7 +35,6 @@ if $is_local; then
   go -C deploy/local run . load-image --name "$CLUSTER" "$PWD/bin/sanfran.tar"
   image=(--set-string "image.repository=$repository" --set-string "image.tag=$tag" --set image.pullPolicy=Never --set gateway.service.type=NodePort)
 else
-  [ -n "${IMAGE_REPOSITORY:-}" ] || { echo "install: the cluster of $KUBECONFIG is not the local one; say where the image goes: make install IMAGE_REPOSITORY=registry/name" >&2; exit 1; }
   pushed=$(go run ./deploy/images --version "${VERSION:-dev}" --push "$IMAGE_REPOSITORY:${VERSION:-dev}" | awk '$1 == "pushed" { print $2 }')
   say "image $pushed"
   image=(--set-string "image.repository=$IMAGE_REPOSITORY" --set-string "image.digest=${pushed##*@}")

@@ -43,13 +43,11 @@ if [ "$component" = controlplane ] && [ -z "${ADDRESS:-}" ]; then
   need_local "the API server, agents and gateways must reach this machine, and the cluster of KUBECONFIG is not on it; say by which of this machine's addresses they do: make run-controlplane ADDRESS=ip"
 fi
 
-KUBECONFIG=$(deploy/target.sh kubeconfig) || exit 1
+deploy/target.sh reach
+KUBECONFIG=$(deploy/target.sh kubeconfig)
 export KUBECONFIG
-# The local cluster's kubectl; without it the one on PATH.
-if programs=$(deploy/target.sh bin-dir 2>/dev/null); then PATH=$programs:$PATH; fi
-command -v kubectl >/dev/null || fail "there is no kubectl on PATH; install one, or let make cluster build it"
+PATH=$(deploy/target.sh bin-dir):$PATH
 k() { kubectl -n "$NAMESPACE" "$@"; }
-refused=$(kubectl get --raw /readyz --request-timeout=15s 2>&1 >/dev/null) || fail "no Kubernetes answers by $KUBECONFIG (${refused##*$'\n'}); start the local one with make cluster, or set KUBECONFIG"
 
 # object <kind> <component>: the name of a component's object.
 object() {
