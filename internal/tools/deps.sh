@@ -7,24 +7,29 @@ cd "$(dirname "$0")/../.."
 say() { printf 'deps: %s\n' "$*" >&2; }
 fail() { printf 'deps: %s\n' "$*" >&2; exit 1; }
 
-[ "$(uname -s)" = Linux ] || fail "this is $(uname -s); SanFran's local Kubernetes needs Linux. Use a Linux machine (Debian 12 is the one we test), or a cluster of your own with KUBECONFIG."
+[ "$(uname -s)" = Linux ] || fail "this is $(uname -s); SanFran is built and run on Linux. Use a Linux machine or a virtual one (Debian 12 is the one we test)"
+# What is not installed here comes first, so that nothing is changed in vain.
+command -v go >/dev/null || fail "go is not on PATH; install Go 1.26 or newer (https://go.dev/dl)"
+# go.mod says which Go it needs, and go itself whether it is that.
+go list -m >/dev/null || fail "this Go ($(go env GOVERSION)) does not serve go.mod (above); install Go 1.26 or newer (https://go.dev/dl)"
+command -v npm >/dev/null || fail "npm is not on PATH; install Node.js 20 or newer with npm (https://nodejs.org)"
 
-# package → why
+# package: why. What Debian calls essential is not listed.
 packages=(
-  "gcc: runc's seccomp filter is built with cgo"
+  "gcc: runc's seccomp filter, and Go's race detector, are built with cgo"
   "libc6-dev: the same"
-  "libseccomp-dev: the same"
-  "pkg-config: the same"
-  "git: versions"
-  "nftables: kube-proxy's rules (its nftables mode)"
-  "iptables: the kubelet's and the bridge plugin's rules"
-  "conntrack: kube-proxy"
-  "iproute2: looking at network namespaces"
-  "util-linux: nsenter"
-  "kmod: kube-proxy asks for kernel modules"
-  "containernetworking-plugins: the pods' network (bridge, host-local, portmap)"
-  "ca-certificates: fetching modules"
-  "curl: the demo's requests"
+  "libseccomp-dev: the same, linked statically"
+  "pkg-config: the same finds libseccomp by it"
+  "git: versions, and which files to format"
+  "nftables: nft for kube-proxy and for the local cluster's way out"
+  "iptables: host ports of pods, by the CNI plugin portmap, and the kubelet's own rules"
+  "containernetworking-plugins: the network of ordinary pods"
+  "busybox-static: the image of ordinary pods, sanfran.local/toolbox"
+  "mount: the kubelet's mounts"
+  "kmod: overlay and bpf file systems where they are modules"
+  "iproute2: ss and ip, for running a component from the checkout"
+  "ca-certificates: fetching modules and packages"
+  "curl: the requests of the demo and of scripts"
 )
 missing=()
 for line in "${packages[@]}"; do
@@ -34,18 +39,13 @@ for line in "${packages[@]}"; do
   say "Debian package $name (${line#*: })"
 done
 if [ ${#missing[@]} -gt 0 ]; then
-  command -v apt-get >/dev/null || fail "no apt-get here; install these by your own package manager and run again: ${missing[*]}"
-  [ "$(id -u)" = 0 ] || fail "installing Debian packages needs root; run: sudo apt-get install -y ${missing[*]}"
+  command -v apt-get >/dev/null || fail "no apt-get here, and nothing was changed; install these by your own package manager and run again: ${missing[*]}"
+  [ "$(id -u)" = 0 ] || fail "not root, and nothing was changed; run: sudo apt-get install -y ${missing[*]}"
   say "installing ${#missing[@]} Debian packages"
   log=$(mktemp)
+  trap 'rm -f "$log"' EXIT
   { apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "${missing[@]}"; } >"$log" 2>&1 || { tail -n 20 "$log" >&2; fail "apt-get failed (above)"; }
-  rm -f "$log"
 fi
-
-command -v go >/dev/null || fail "Go is not installed; install Go 1.26 or newer (https://go.dev/dl)"
-# The go.mod of the checkout says which version it needs; go itself says whether it has it.
-go list -m >/dev/null || fail "this Go ($(go env GOVERSION)) does not serve go.mod; install Go 1.26 or newer"
-command -v npm >/dev/null || fail "npm is not installed; install Node.js 20 or newer with npm"
 
 worker=nodeagent/worker
 stamp=$worker/node_modules/.package-lock.json
