@@ -18,7 +18,7 @@ import (
 //	Withdraw(A) → Status: as before, until the agent has let go → nil
 type Leases interface {
 	// Assign makes or keeps a home for a pod. The assignment's epoch is left
-	// to the pool; everything else is set, and the pool owns the message from
+	// to the pool; everything else is set, and nobody changes the message from
 	// then on. Assigning the same content again changes nothing; other content
 	// for the same UID takes the place of the former. Exposed says whether the
 	// gateway serves the pod. No agent with room is no error: the pod's status

@@ -19,6 +19,8 @@ import (
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/tools/record"
 	"k8s.io/client-go/util/workqueue"
+
+	agentv1 "sanfran.dev/proto/sanfran/agent/v1"
 )
 
 const (
@@ -78,6 +80,8 @@ type podController struct {
 type podRecord struct {
 	// inputs tell which pod the assignment was made of; empty before there is one.
 	inputs string
+	// assignment is the last that the pool was given; not to be changed.
+	assignment *agentv1.Assignment
 	// refresh is when a token of the assignment should be replaced; zero: never.
 	refresh time.Time
 	// withdrawn is the deletion time the pod was withdrawn for.

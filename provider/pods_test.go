@@ -35,8 +35,9 @@ type pool struct {
 	initial   agentv1.PodState
 	changed   func(string)
 	hold      bool
-	// refuse is how many more bundles are not stored.
-	refuse int
+	// refuse: no bundle is stored for so long from the first on.
+	refuse time.Duration
+	first  time.Time
 }
 
 func newPool() *pool {
@@ -103,8 +104,10 @@ func (p *pool) Put(_ context.Context, digest string, r io.Reader) error {
 	_, err := io.ReadAll(r)
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.refuse > 0 {
-		p.refuse--
+	if p.first.IsZero() {
+		p.first = time.Now()
+	}
+	if time.Since(p.first) < p.refuse {
 		return errors.New("the disk is slow")
 	}
 	p.bundles[digest] = true

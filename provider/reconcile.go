@@ -16,6 +16,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/resourceversion"
 	"k8s.io/apimachinery/pkg/util/strategicpatch"
 
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	agentv1 "sanfran.dev/proto/sanfran/agent/v1"
@@ -124,7 +125,9 @@ func (c *podController) living(ctx context.Context, pod *corev1.Pod) (again time
 		return 0, errors.Join(err, c.write(ctx, pod, podStatus(pod, s)))
 	}
 	podIP := addr.String()
-	if inputs := inputsOf(pod, podIP); f != nil && (inputs != r.inputs || c.stale(r)) {
+	switch inputs := inputsOf(pod, podIP); {
+	case f == nil:
+	case inputs != r.inputs:
 		if err := c.assign(ctx, pod, r, f, podIP); err != nil {
 			if r.inputs != "" {
 				return 0, err // what runs, runs on
@@ -133,6 +136,10 @@ func (c *podController) living(ctx context.Context, pod *corev1.Pod) (again time
 			return 0, errors.Join(err, c.write(ctx, pod, podStatus(pod, s)))
 		}
 		r.inputs = inputs
+	case c.stale(r):
+		if err := c.renew(ctx, pod, r, f, podIP); err != nil {
+			return 0, err
+		}
 	}
 	s.podIP = podIP
 	s.lease = c.leases.Status(uid)
@@ -189,13 +196,29 @@ func (c *podController) assign(ctx context.Context, pod *corev1.Pod, r *podRecor
 	if err := c.leases.Assign(ctx, what.assignment, f.Exposed); err != nil {
 		return fmt.Errorf("assign pod %s: %w", podKey(pod), err)
 	}
-	r.refresh, r.told = what.refresh, ""
+	r.refresh, r.told, r.assignment = what.refresh, "", what.assignment
 	if pod.Status.PodIP == "" {
 		c.eventf(pod, corev1.EventTypeNormal, "Leased", "Function %q gets a lease at %s: runtime %s, port %d, code %.19s", f.Name, podIP, f.Runtime, f.Port, what.digest)
 		for _, sentence := range f.Ignored {
 			c.eventf(pod, corev1.EventTypeWarning, "Ignored", "%s", sentence)
 		}
 	}
+	return nil
+}
+
+// renew gives the pod the tokens that are due, and leaves everything else as it
+// was assigned.
+func (c *podController) renew(ctx context.Context, pod *corev1.Pod, r *podRecord, f *Function, podIP string) error {
+	capacity, _ := c.leases.Capacity()
+	assignment := proto.CloneOf(r.assignment)
+	refresh, err := renewTokens(ctx, c.objects, pod, f, place{podIP: podIP, hostIP: c.hostIP, node: capacity}, assignment)
+	if err != nil {
+		return fmt.Errorf("renew the tokens of pod %s: %w", podKey(pod), err)
+	}
+	if err := c.leases.Assign(ctx, assignment, f.Exposed); err != nil {
+		return fmt.Errorf("assign pod %s with renewed tokens: %w", podKey(pod), err)
+	}
+	r.refresh, r.assignment = refresh, assignment
 	return nil
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"path"
+	"slices"
 	"strings"
 	"time"
 
@@ -96,6 +97,33 @@ func resolve(ctx context.Context, objects Objects, pod *corev1.Pod, f *Function,
 		Resources: f.Resources, Hostname: f.Hostname,
 	}
 	return r, nil
+}
+
+// renewTokens reads the volumes that hold tokens again, into an assignment of
+// the pod, and returns when a token in it should be replaced next.
+func renewTokens(ctx context.Context, objects Objects, pod *corev1.Pod, f *Function, at place, a *agentv1.Assignment) (refresh time.Time, err error) {
+	for _, m := range f.Mounts {
+		if !holdsToken(m.Volume) {
+			continue
+		}
+		files, until, err := volumeFiles(ctx, objects, pod, f.Container, m.Volume, at)
+		if err != nil {
+			return time.Time{}, &volumeError{m.Volume.Name, err}
+		}
+		if refresh.IsZero() || until.Before(refresh) {
+			refresh = until
+		}
+		for _, mount := range a.Mounts {
+			if mount.Path == m.Path {
+				mount.Source = &agentv1.Mount_Files{Files: &agentv1.FileSet{Files: files}}
+			}
+		}
+	}
+	return refresh, nil
+}
+
+func holdsToken(v *corev1.Volume) bool {
+	return v.Projected != nil && slices.ContainsFunc(v.Projected.Sources, func(s corev1.VolumeProjection) bool { return s.ServiceAccountToken != nil })
 }
 
 // volumeFiles reads a volume that is files.

@@ -114,8 +114,9 @@ func NewBooks(generation uint64, ledger map[string]Home, routes *RouteTable, siz
 	}
 }
 
-// Assign makes the pod known, or changes what is known of it. Its epoch and
-// start_parked are set here and ignored in want. An equal assignment is no
+// Assign makes the pod known, or changes what is known of it. The books keep
+// want, which must not be changed afterwards. Its epoch and start_parked are set
+// here and ignored in want. An equal assignment is no
 // change; one whose files alone differ reaches the pod's home under the same
 // epoch, another under a new one. A pod that is being withdrawn is not changed
 // any more.
@@ -124,8 +125,10 @@ func (b *Books) Assign(want *agentv1.Assignment, exposed bool, now time.Time) er
 		return fmt.Errorf("%w: pod %s/%s: uid %q, revision %q, runtime %q; none may be empty",
 			ErrAssignment, want.GetNamespace(), want.GetPodName(), want.GetPodUid(), want.GetRevision(), want.GetRuntime())
 	}
-	want = proto.CloneOf(want)
-	want.Epoch, want.StartParked = nil, false
+	if want.GetEpoch() != nil || want.GetStartParked() {
+		want = proto.CloneOf(want)
+		want.Epoch, want.StartParked = nil, false
+	}
 	size := proto.Size(want)
 	if size > maxAssignment {
 		return fmt.Errorf("%w: %d bytes, at most %d are taken; mount fewer or smaller ConfigMaps and Secrets", ErrTooLarge, size, maxAssignment)
