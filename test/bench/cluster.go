@@ -61,7 +61,7 @@ func setUp(ctx context.Context, image string) (*environment, error) {
 		return nil, err
 	}
 	root := "/usr/share/sanfran/rootfs/node24"
-	library := root + "/lib/x86_64-linux-gnu:" + root + "/usr/lib/x86_64-linux-gnu"
+	library := root + "/usr/lib/x86_64-linux-gnu"
 	manifest := fmt.Sprintf(`
 apiVersion: v1
 kind: Namespace
@@ -87,7 +87,7 @@ spec:
   containers:
     - name: baseline
       image: %[4]s
-      command: [%[5]s/lib64/ld-linux-x86-64.so.2, --library-path, "%[6]s", %[5]s/usr/local/bin/node, /code/server.js]
+      command: [%[5]s/usr/lib/x86_64-linux-gnu/ld-linux-x86-64.so.2, --library-path, "%[6]s", %[5]s/usr/local/bin/node, /code/server.js]
       volumeMounts: [{name: code, mountPath: /code}]
   volumes: [{name: code, configMap: {name: baseline}}]
 ---
