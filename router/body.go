@@ -21,33 +21,39 @@ var errDetached = errors.New("the request body belongs to a later attempt")
 // The http.Transport may go on reading a body after RoundTrip has returned, so
 // an attempt that is over can be inside Read while the next begins. Whatever it
 // still reads from the client lands in kept, where the next attempt finds it.
+// The lock is not held meanwhile: the client may be waiting for an answer
+// before it sends more, and the next attempt may bring that answer.
 type replayBody struct {
-	mu   sync.Mutex
-	src  io.Reader
-	kept []byte
-	err  error // the end of src, once seen
+	src io.Reader
+
+	mu sync.Mutex
+	// idle is signalled when reading turns false: nobody reads from src.
+	idle    sync.Cond
+	reading bool
+	kept    []byte
+	err     error // the end of src, once seen
 	// overflowed is set when bytes went by that were not kept.
 	overflowed bool
 	current    *attemptBody
 }
 
-func newReplayBody(src io.Reader) *replayBody { return &replayBody{src: src} }
+func newReplayBody(src io.Reader) *replayBody {
+	b := &replayBody{src: src}
+	b.idle.L = &b.mu
+	return b
+}
 
 // attempt returns the body for the next attempt, read from its start, and
 // detaches the one before. It reports false if bytes are gone that the attempt
 // would need.
 func (b *replayBody) attempt() (*attemptBody, bool) {
-	// The lock may be held by the former attempt, which waits for the client;
-	// telling it that it is over must not wait for that.
-	if b.current != nil {
-		b.current.detach()
-	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.overflowed {
 		return nil, false
 	}
 	b.current = &attemptBody{body: b}
+	b.idle.Broadcast() // the former attempt is over
 	return b.current, true
 }
 
@@ -56,21 +62,6 @@ func (b *replayBody) attempt() (*attemptBody, bool) {
 type attemptBody struct {
 	body *replayBody
 	pos  int
-
-	mu       sync.Mutex
-	detached bool
-}
-
-func (a *attemptBody) detach() {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.detached = true
-}
-
-func (a *attemptBody) over() bool {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return a.detached
 }
 
 // Read implements io.Reader.
@@ -78,30 +69,47 @@ func (a *attemptBody) Read(p []byte) (int, error) {
 	b := a.body
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if a.over() {
-		return 0, errDetached
-	}
-	if a.pos < len(b.kept) {
-		n := copy(p, b.kept[a.pos:])
-		a.pos += n
-		return n, nil
-	}
-	if b.err != nil {
-		return 0, b.err
-	}
-	n, err := b.src.Read(p)
-	b.err = err
-	if !b.overflowed {
-		if len(b.kept)+n <= replayLimit {
-			b.kept = append(b.kept, p[:n]...)
+	for {
+		switch {
+		case b.current != a:
+			return 0, errDetached
+		case a.pos < len(b.kept):
+			n := copy(p, b.kept[a.pos:])
 			a.pos += n
-		} else {
-			// From here on there is this attempt alone.
-			b.overflowed = true
-			b.kept, a.pos = nil, 0
+			return n, nil
+		case b.err != nil:
+			return 0, b.err
+		case !b.reading:
+			return a.readOn(p)
 		}
+		b.idle.Wait()
 	}
-	if a.over() {
+}
+
+// readOn reads from the client what nobody has read before. The caller holds
+// the lock, which is let go of meanwhile.
+func (a *attemptBody) readOn(p []byte) (int, error) {
+	b := a.body
+	b.reading = true
+	b.mu.Unlock()
+	n, err := b.src.Read(p)
+	b.mu.Lock()
+	b.reading, b.err = false, err
+	b.idle.Broadcast()
+	over := b.current != a
+	switch {
+	case b.overflowed:
+	case over || len(b.kept)+n <= replayLimit:
+		// What an attempt reads that is over is the next one's to send, however
+		// much was kept before.
+		b.kept = append(b.kept, p[:n]...)
+		a.pos += n
+	default:
+		// From here on there is this attempt alone.
+		b.overflowed = true
+		b.kept, a.pos = nil, 0
+	}
+	if over {
 		return 0, errDetached
 	}
 	return n, err

@@ -178,6 +178,7 @@ func rewrite(pr *httputil.ProxyRequest) {
 	}
 	StripHeaders(out.Header)
 	if x.opts.Edge {
+		stripFamily(out.Header, "X-Forwarded-")
 		pr.SetXForwarded()
 		if x.opts.Prefix != "" {
 			out.Header.Set("X-Forwarded-Prefix", x.opts.Prefix)
@@ -239,6 +240,12 @@ func modifyResponse(res *http.Response) error {
 		}
 	}
 	StripHeaders(res.Header)
+	if x.body != nil {
+		// Without this the server reads what is left of the client's body, to
+		// throw it away, before it begins an HTTP/1 answer: the function would
+		// miss what it has not read yet. Other protocols need not be told.
+		_ = http.NewResponseController(x.w).EnableFullDuplex()
+	}
 	return nil
 }
 

@@ -29,9 +29,12 @@ const (
 const AgentNonce = "agent"
 
 // StripHeaders removes SanFran's own headers.
-func StripHeaders(h http.Header) {
+func StripHeaders(h http.Header) { stripFamily(h, headerPrefix) }
+
+// stripFamily removes the headers whose names begin with prefix.
+func stripFamily(h http.Header, prefix string) {
 	for name := range h {
-		if len(name) >= len(headerPrefix) && strings.EqualFold(name[:len(headerPrefix)], headerPrefix) {
+		if len(name) >= len(prefix) && strings.EqualFold(name[:len(prefix)], prefix) {
 			delete(h, name)
 		}
 	}

@@ -3,6 +3,7 @@ package router
 import (
 	"fmt"
 	"net/netip"
+	"runtime"
 	"slices"
 	"testing"
 
@@ -136,4 +137,27 @@ func TestTableAgreesWithAMap(t *testing.T) {
 			}
 		}
 	})
+}
+
+// TestTableTakesManyPodsOfOneFunction: a snapshot must not cost the square of
+// their number. Work is measured in bytes allocated, which do not depend on the
+// machine.
+func TestTableTakesManyPodsOfOneFunction(t *testing.T) {
+	const many = 2000
+	routes := make([]*routesv1.Route, many)
+	for i := range routes {
+		routes[i] = route(fmt.Sprint(i), "hello", fmt.Sprintf("10.0.%d.%d", i/250, i%250+1))
+	}
+	snapshot := snapshotOf(routes...)
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	table := NewTable()
+	mustApply(t, table, snapshot)
+	runtime.ReadMemStats(&after)
+	if f := table.Function(FunctionKey{Namespace: "default", Name: "hello"}); f == nil || len(f.Pods) != many {
+		t.Fatal("pods are missing")
+	}
+	if n := (after.TotalAlloc - before.TotalAlloc) / many; n > 4000 {
+		t.Errorf("%d bytes allocated for each of %d pods", n, many)
+	}
 }
