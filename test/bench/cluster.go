@@ -176,6 +176,10 @@ spec:
 ---`, name, namespace, function, idleTimeout)
 }
 
+// coldIdle parks a function again soon after its one request, so that the
+// containers of a round do not add up to more than the node's share.
+const coldIdle = "3s"
+
 // parkedFunctions makes n functions that have never been called. Their
 // revision is one that the function hello has proved to load, so that they
 // begin parked.
@@ -185,7 +189,7 @@ func (e *environment) parkedFunctions(ctx context.Context, n int) (urls []string
 	var manifest strings.Builder
 	for i := range n {
 		name := fmt.Sprintf("%s-%d", set, i)
-		manifest.WriteString(functionPod(name, name, "10m"))
+		manifest.WriteString(functionPod(name, name, coldIdle))
 		urls = append(urls, e.at(name))
 	}
 	names := make([]string, n)

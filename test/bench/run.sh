@@ -8,7 +8,8 @@ CLUSTER=${CLUSTER:-sanfran}
 deploy/target.sh is-local || { echo "bench: KUBECONFIG names a cluster that is not the local one; the bench runs inside a node's network. Unset KUBECONFIG." >&2; exit 1; }
 unset KUBECONFIG
 make -s cluster
-HELM_FLAGS="--set agent.pool.target=10 ${HELM_FLAGS:-}" make -s install
+# A pool of 10, and room for the burst's 50 containers.
+HELM_FLAGS="--set agent.pool.target=10 --set agent.resources.limits.memory=6Gi ${HELM_FLAGS:-}" make -s install
 go build -o bin/bench ./test/bench
 KUBECONFIG=$(deploy/target.sh kubeconfig)
 PATH=$(deploy/target.sh bin-dir):$PATH
