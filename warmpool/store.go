@@ -53,7 +53,7 @@ type bundleRecord struct {
 	Upload uint64    `json:"upload"`
 	Chunks uint64    `json:"chunks"`
 	Bytes  int64     `json:"bytes"`
-	Since  time.Time `json:"since"`
+	Since  time.Time `json:"since"` // when it was stored last
 }
 
 // ErrNoBundle says that the store holds no bundle of a digest.
@@ -124,7 +124,7 @@ func (s *Store) Put(ctx context.Context, digest string, r io.Reader) error {
 	if err := checkDigest(digest); err != nil {
 		return err
 	}
-	if ok, err := s.Has(digest); err != nil || ok {
+	if ok, err := s.renew(digest); err != nil || ok {
 		return err
 	}
 	var upload uint64
@@ -209,6 +209,36 @@ func (s *Store) Has(digest string) (bool, error) {
 		return false, nil
 	}
 	return err == nil, err
+}
+
+// renew makes a bundle that is there as young as one that is stored now, so that
+// no sweep takes it before the assignment that follows names it. It reports
+// whether the bundle is there.
+func (s *Store) renew(digest string) (bool, error) {
+	record, err := s.record(digest)
+	if errors.Is(err, ErrNoBundle) {
+		return false, nil
+	}
+	if err != nil || time.Since(record.Since) < sweepMinAge/2 {
+		return err == nil, err
+	}
+	record.Since = time.Now().UTC()
+	value, err := json.Marshal(record)
+	if err != nil {
+		return false, fmt.Errorf("encode the commit record of bundle %s: %w", digest, err)
+	}
+	there := false
+	err = s.db.Update(func(tx *bolt.Tx) error {
+		bundles := tx.Bucket(bucketBundles)
+		if there = bundles.Get([]byte(digest)) != nil; !there {
+			return nil // swept meanwhile
+		}
+		return bundles.Put([]byte(digest), value)
+	})
+	if err != nil {
+		return false, fmt.Errorf("renew bundle %s: %w", digest, err)
+	}
+	return there, nil
 }
 
 func (s *Store) record(digest string) (record bundleRecord, err error) {

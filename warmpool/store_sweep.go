@@ -29,18 +29,34 @@ func (s *Store) Sweep(referenced func(digest string) bool, minAge time.Duration)
 	if err != nil {
 		return 0, err
 	}
-	for i, v := range victims {
+	swept := 0
+	for _, v := range victims {
 		// The commit record goes first: from then on the bundle does not exist,
 		// and chunks a crash leaves are removed at the next opening.
-		err := s.db.Update(func(tx *bolt.Tx) error { return tx.Bucket(bucketBundles).Delete([]byte(v.digest)) })
-		if err == nil {
+		deleted := false
+		err := s.db.Update(func(tx *bolt.Tx) error {
+			var record bundleRecord
+			bundles := tx.Bucket(bucketBundles)
+			if err := json.Unmarshal(bundles.Get([]byte(v.digest)), &record); err != nil {
+				return fmt.Errorf("read its commit record: %w", err)
+			}
+			if !record.Since.Before(before) {
+				return nil // stored again meanwhile
+			}
+			deleted = true
+			return bundles.Delete([]byte(v.digest))
+		})
+		if err == nil && deleted {
 			err = s.removeUpload(v.upload)
 		}
 		if err != nil {
-			return i, fmt.Errorf("remove bundle %s: %w", v.digest, err)
+			return swept, fmt.Errorf("remove bundle %s: %w", v.digest, err)
+		}
+		if deleted {
+			swept++
 		}
 	}
-	return len(victims), nil
+	return swept, nil
 }
 
 func (s *Store) eachBundle(do func(digest string, record bundleRecord)) error {
