@@ -7,6 +7,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/cache"
@@ -76,4 +77,21 @@ func TestPodThatGoesDuringTheStart(t *testing.T) {
 	if len(leases.synced) != 1 {
 		t.Errorf("synced %v: the pool waits for a pod that is gone", leases.synced)
 	}
+}
+
+// TestPodDeletedWhileNobodySpokeForTheNode: the pool knows nothing of it, so
+// nothing is to be waited for. Its agent drops it when it is told its pods.
+func TestPodDeletedWhileNobodySpokeForTheNode(t *testing.T) {
+	deletion := metav1.NewTime(time.Now().Add(time.Hour))
+	old := hello(func(p *corev1.Pod) {
+		p.Status.PodIP, p.Status.Phase, p.DeletionTimestamp = "10.245.9.9", corev1.PodRunning, &deletion
+	})
+	inWorld(t, []runtime.Object{code(), old}, func(w *world) {
+		if w.get("hello") != nil {
+			w.t.Error("the pod is still there")
+		}
+		if synced, assigned := w.pool.known(); synced != 1 || assigned != 0 {
+			w.t.Errorf("synced %d times with %d pods assigned", synced, assigned)
+		}
+	})
 }

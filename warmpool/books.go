@@ -297,6 +297,7 @@ func (b *Books) setStatus(p *pod, status *agentv1.PodStatus) {
 		return
 	}
 	p.status = status
+	// The route changes before anybody hears of the status, as that waits for mu.
 	b.changed[p.uid()] = true
 	wake(b.changedWake)
 	b.updateRoute(p)
