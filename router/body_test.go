@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -54,34 +55,28 @@ func TestRetryDoesNotWaitForTheClient(t *testing.T) {
 // TestWhatAFormerAttemptReadsIsKept: the client's bytes go to the attempt that
 // counts, in order, whoever read them.
 func TestWhatAFormerAttemptReadsIsKept(t *testing.T) {
-	src, client := io.Pipe()
-	b := newReplayBody(src)
-	first, _ := b.attempt()
-	read := make(chan error)
-	go func() { _, err := first.Read(make([]byte, 100)); read <- err }()
-	for !b.isReading() {
-		time.Sleep(time.Millisecond)
-	}
-	second, ok := b.attempt()
-	if !ok {
-		t.Fatal("no second attempt")
-	}
-	go func() { _, _ = client.Write([]byte("hello")); client.Close() }()
-	if err := <-read; err != errDetached {
-		t.Errorf("the attempt that is over gets %v", err)
-	}
-	if got, err := io.ReadAll(second); err != nil || string(got) != "hello" {
-		t.Errorf("the attempt that counts gets %q, %v", got, err)
-	}
-	if _, err := first.Read(make([]byte, 1)); err != errDetached {
-		t.Errorf("the attempt that is over gets %v", err)
-	}
-}
-
-func (b *replayBody) isReading() bool {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.reading
+	synctest.Test(t, func(t *testing.T) {
+		src, client := io.Pipe()
+		b := newReplayBody(src)
+		first, _ := b.attempt()
+		read := make(chan error)
+		go func() { _, err := first.Read(make([]byte, 100)); read <- err }()
+		synctest.Wait() // it waits for the client
+		second, ok := b.attempt()
+		if !ok {
+			t.Fatal("no second attempt")
+		}
+		go func() { _, _ = client.Write([]byte("hello")); client.Close() }()
+		if err := <-read; err != errDetached {
+			t.Errorf("the attempt that is over gets %v", err)
+		}
+		if got, err := io.ReadAll(second); err != nil || string(got) != "hello" {
+			t.Errorf("the attempt that counts gets %q, %v", got, err)
+		}
+		if _, err := first.Read(make([]byte, 1)); err != errDetached {
+			t.Errorf("the attempt that is over gets %v", err)
+		}
+	})
 }
 
 // TestEdgeMakesForwardedHeadersAnew: none of that family is the client's.

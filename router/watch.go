@@ -136,7 +136,8 @@ func (w *Watcher) apply(response *routesv1.WatchResponse) {
 	}
 }
 
-// keep writes the table to its file whenever it is dirty, at most once a second.
+// keep writes the table to its file whenever it is dirty, at most once a second
+// and once more at the end.
 func (w *Watcher) keep(ctx context.Context, dirty <-chan struct{}) {
 	if w.cfg.File == "" {
 		<-ctx.Done()
@@ -145,17 +146,25 @@ func (w *Watcher) keep(ctx context.Context, dirty <-chan struct{}) {
 	for {
 		select {
 		case <-ctx.Done():
-			return
 		case <-dirty:
-		}
-		if err := writeFile(w.cfg.File, w.cfg.Table.snapshot()); err != nil {
-			w.cfg.Log.Error("the route table is not kept on disk; a restart without the control plane would find an older one", "err", err)
+			w.write()
 		}
 		select {
 		case <-ctx.Done():
+			select {
+			case <-dirty:
+				w.write()
+			default:
+			}
 			return
 		case <-time.After(time.Second):
 		}
+	}
+}
+
+func (w *Watcher) write() {
+	if err := writeFile(w.cfg.File, w.cfg.Table.snapshot()); err != nil {
+		w.cfg.Log.Error("the route table is not kept on disk; a restart without the control plane would find an older one", "err", err)
 	}
 }
 

@@ -121,6 +121,25 @@ func TestI3WatcherKnowsItsRoutesWithoutAControlPlane(t *testing.T) {
 	}
 }
 
+// TestWatcherKeepsItsLastTable: what came in just before the end is kept too.
+func TestWatcherKeepsItsLastTable(t *testing.T) {
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	for range 20 { // the end and the change are seen in either order
+		file := filepath.Join(t.TempDir(), "routes")
+		watcher, err := NewWatcher(WatcherConfig{Table: NewTable(), File: file})
+		if err != nil {
+			t.Fatal(err)
+		}
+		dirty := make(chan struct{}, 1)
+		dirty <- struct{}{}
+		watcher.keep(ended, dirty)
+		if _, err := os.Stat(file); err != nil {
+			t.Fatalf("the last table is not kept: %v", err)
+		}
+	}
+}
+
 func TestWatcherLeavesADamagedFileAside(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "routes")
 	if err := os.WriteFile(file, []byte("not a table"), 0o600); err != nil {
