@@ -158,6 +158,7 @@ gateway_token() {
 
 # forward keeps a way to the control plane open, on one port of this machine.
 forward() {
+  trap '' INT # the gateway still needs it while it stops
   local port=0 log=$work/forward.log
   while :; do
     "${tied[@]}" setsid kubectl port-forward -n "$NAMESPACE" "service/$control" --address 127.0.0.1 "$port:7443" >"$log" 2>&1 &
