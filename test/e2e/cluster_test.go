@@ -48,7 +48,13 @@ func TestMain(m *testing.M) {
 // carries the standard error.
 func run(t *testing.T, stdin string, name string, args ...string) (string, error) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	return runFor(t, patience, stdin, name, args...)
+}
+
+// runFor is run with a patience of its own.
+func runFor(t *testing.T, within time.Duration, stdin string, name string, args ...string) (string, error) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), within)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, name, args...)
 	if stdin != "" {
@@ -70,6 +76,14 @@ func kubectl(t *testing.T, args ...string) string {
 		t.Fatal(err)
 	}
 	return out
+}
+
+// kubectlFor is kubectl with a patience of its own.
+func kubectlFor(t *testing.T, within time.Duration, args ...string) {
+	t.Helper()
+	if _, err := runFor(t, within, "", "kubectl", args...); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // apply applies a manifest.

@@ -3,18 +3,9 @@
 package e2e
 
 import (
-	"os"
 	"strings"
 	"testing"
 )
-
-// long skips a test that takes minutes unless make test-long runs it.
-func long(t *testing.T) {
-	t.Helper()
-	if os.Getenv("E2E_LONG") != "true" {
-		t.Skip("it takes minutes; make test-long PART=restarts runs it")
-	}
-}
 
 // kill ends a component's pods at once and waits until others are Ready.
 func kill(t *testing.T, component, workload string) {
@@ -24,8 +15,7 @@ func kill(t *testing.T, component, workload string) {
 }
 
 // I3: while the control plane is away, warm and cold requests go on.
-func TestLongControlPlaneAway(t *testing.T) {
-	long(t)
+func TestI3ControlPlaneAway(t *testing.T) {
 	namespace := newNamespace(t)
 	client(t, namespace)
 	configMap(t, namespace, "hello", helloCode)
@@ -54,8 +44,7 @@ func TestLongControlPlaneAway(t *testing.T) {
 
 // Whichever of SanFran's pods dies, functions answer again, and keep their
 // addresses and their readiness.
-func TestLongPodsKilled(t *testing.T) {
-	long(t)
+func TestPodsKilled(t *testing.T) {
 	namespace := newNamespace(t)
 	client(t, namespace)
 	configMap(t, namespace, "hello", helloCode)
