@@ -25,5 +25,5 @@ test/robustness/guest/run.sh bash -euc '
   kind=$(stat -fc %T /sys/fs/cgroup)
   [ "$kind" = cgroup2fs ] || { echo "the guest has $kind on /sys/fs/cgroup instead of cgroup v2" >&2; exit 1; }
   echo "cgroup2: Linux $(uname -r), cgroup v2 with $(cat /sys/fs/cgroup/cgroup.controllers)"
-  test/e2e/run.sh "$@"
+  test/e2e/run.sh -v "$@"
 ' e2e "$@"

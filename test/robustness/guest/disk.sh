@@ -14,7 +14,7 @@ cache=${SANFRAN_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/sanfran}/guest
 # boots.
 mapfile -t packages < <(sed -n '/^packages=(/,/^)/ s/^ *"\([a-z0-9.+-]*\):.*/\1/p' ../../../internal/tools/deps.sh)
 [ ${#packages[@]} -gt 5 ] || fail "the list of Debian packages was not found in internal/tools/deps.sh"
-packages+=(linux-image-amd64 systemd-sysv udev kmod procps make busybox-static)
+packages+=(linux-image-amd64 systemd-sysv udev kmod procps make)
 
 key=$({ cat disk.sh boot.service boot.sh; printf '%s\n' "$suite" "$mirror" "${packages[@]}"; } | sha256sum | cut -c 1-12)
 mkdir -p "$cache"

@@ -1,5 +1,5 @@
 # Runs in the guest, from the folder /order of this run:
-#   settings        shell variables: checkout, folders, limit, exported ones
+#   settings        shell variables: the checkout's folder, shared folders, the environment
 #   checkout.tar    the project's files
 #   arguments       the command, each word ended by a zero byte
 # and leaves there the command's exit status in the file status. What it
@@ -27,7 +27,7 @@ work() {
   prepare || return 125
   local arguments
   mapfile -d '' -t arguments </order/arguments
-  timeout --kill-after=30 "$limit" "${arguments[@]}" </dev/null
+  "${arguments[@]}" </dev/null
 }
 # Through cat, because a port can be opened once only.
 work 2>&1 | cat >"$port"
