@@ -20,6 +20,9 @@ PATH=$(deploy/target.sh bin-dir):$PATH
 
 if [ "${1:-}" = --uninstall ]; then
   helm uninstall sanfran -n "$NAMESPACE" --wait --ignore-not-found
+  # A node may not delete itself. With it Kubernetes removes the pods that were
+  # bound to it.
+  kubectl delete node -l sanfran.dev/virtual-node --wait=false
   exit
 fi
 
