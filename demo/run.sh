@@ -85,4 +85,4 @@ cat <<USE
   curl "$gateway/fn/hello?name=you"
   kubectl describe pod hello
 USE
-if $own_cluster; then echo "To stop it: make cluster-down"; else echo "To remove SanFran: make uninstall"; fi
+if $own_cluster; then echo "To stop it: make cluster-down$([ "$CLUSTER" = sanfran ] || echo " CLUSTER=$CLUSTER")"; else echo "To remove SanFran: make uninstall"; fi
