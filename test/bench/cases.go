@@ -77,6 +77,13 @@ var cases = []Case{
 		Bars:  map[string]string{"errors": "0"},
 		Round: burst,
 	},
+	{
+		Name:  "parked-memory",
+		What:  "memory of a parked function, over 1,000 of them",
+		Bars:  map[string]string{"in all": "≤ 16 KB"},
+		Long:  true,
+		Round: parkedMemory,
+	},
 }
 
 // coldPace is the time between two cold requests. A container takes about

@@ -34,7 +34,7 @@ func run(ctx context.Context, args []string) (err error) {
 	var (
 		only   = flags.String("case", "", "run only the cases whose name holds `text`")
 		rounds = flags.Int("rounds", 3, "how often each case is measured; medians are reported")
-		out    = flags.String("out", "docs/bench", "the `folder` that results.json and results.md are written to")
+		out    = flags.String("out", "docs/bench", "the `folder` that results.json and results.md (long.json and long.md) are written to")
 		long   = flags.Bool("long", false, "run the long cases instead of the others")
 		load   = flags.Duration("load", 5*time.Second, "how long one throughput measurement lasts")
 		image  = flags.String("image", "", "the SanFran `image`, whose Node.js the baseline pod runs")
@@ -56,7 +56,10 @@ func run(ctx context.Context, args []string) (err error) {
 	}()
 	env.load = *load
 
-	report := Report{Machine: describeMachine(), Rounds: *rounds}
+	report := Report{Machine: describeMachine(), Rounds: *rounds, name: "results"}
+	if *long {
+		report.name = "long"
+	}
 	for _, c := range cases {
 		if c.Long != *long || !strings.Contains(c.Name, *only) {
 			continue
@@ -67,6 +70,9 @@ func run(ctx context.Context, args []string) (err error) {
 			return fmt.Errorf("case %s: %w", c.Name, err)
 		}
 		report.Results = append(report.Results, measured)
+	}
+	if len(report.Results) == 0 {
+		return fmt.Errorf("no case's name holds %q (with --long=%v)", *only, *long)
 	}
 	if err := report.write(*out); err != nil {
 		return err

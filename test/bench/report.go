@@ -37,6 +37,8 @@ type Report struct {
 	Machine Machine  `json:"machine"`
 	Rounds  int      `json:"rounds"`
 	Results []Result `json:"results"`
+
+	name string // of the files, without their ending
 }
 
 // Machine describes where the figures were measured.
@@ -78,7 +80,7 @@ func median(values []float64) float64 {
 	return (sorted[middle-1] + sorted[middle]) / 2
 }
 
-// write puts results.json and results.md into a folder.
+// write puts the report into a folder, as JSON and as Markdown.
 func (r Report) write(dir string) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
@@ -87,14 +89,14 @@ func (r Report) write(dir string) error {
 	if err != nil {
 		return err
 	}
-	if err := os.WriteFile(filepath.Join(dir, "results.json"), append(data, '\n'), 0o644); err != nil {
+	if err := os.WriteFile(filepath.Join(dir, r.name+".json"), append(data, '\n'), 0o644); err != nil {
 		return err
 	}
 	var table strings.Builder
 	if err := r.markdown(&table); err != nil {
 		return err
 	}
-	return os.WriteFile(filepath.Join(dir, "results.md"), []byte(table.String()), 0o644)
+	return os.WriteFile(filepath.Join(dir, r.name+".md"), []byte(table.String()), 0o644)
 }
 
 // markdown prints the report as a table.

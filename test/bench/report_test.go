@@ -39,7 +39,7 @@ func TestPercentile(t *testing.T) {
 
 func TestReportIsWrittenAsJSONAndAsATable(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "new")
-	report := Report{Machine: describeMachine(), Rounds: 1, Results: []Result{{Case: "c", What: "what", Figures: []Figure{{Name: "p50", Unit: "ms", Bar: "≤ 3 ms", Rounds: []float64{1.5}, Median: 1.5}}}}}
+	report := Report{name: "results", Machine: describeMachine(), Rounds: 1, Results: []Result{{Case: "c", What: "what", Figures: []Figure{{Name: "p50", Unit: "ms", Bar: "≤ 3 ms", Rounds: []float64{1.5}, Median: 1.5}}}}}
 	if err := report.write(dir); err != nil {
 		t.Fatal(err)
 	}
