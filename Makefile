@@ -35,8 +35,14 @@ help: ## List the commands
 
 ##@ Use
 
+# machine says what this machine lacks before anything is installed on it; with
+# a cluster of the user's own there is nothing it must have.
+.PHONY: machine
+machine:
+	@[ -n "$${KUBECONFIG:-}" ] || internal/tools/require.sh machine
+
 .PHONY: demo
-demo: deps ## Start a local Kubernetes (unless KUBECONFIG names one), install SanFran, run functions
+demo: machine deps ## Start a local Kubernetes (unless KUBECONFIG names one), install SanFran, run functions
 	@demo/run.sh
 
 .PHONY: cluster
@@ -90,7 +96,7 @@ generate: ## Generate code from proto/
 ##@ Check
 
 .PHONY: test
-test: deps lint test-unit test-worker test-integration test-e2e ## Everything: lint, unit, integration (real runc), end-to-end (real cluster)
+test: machine deps lint test-unit test-worker test-integration test-e2e ## Everything: lint, unit, integration (real runc), end-to-end (real cluster)
 
 .PHONY: lint
 lint: ## gofmt, go vet, buf, and that generated code is current

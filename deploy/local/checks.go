@@ -144,7 +144,7 @@ func (c *cluster) checkNetwork() error {
 		}
 		for _, address := range addresses {
 			if ip, ok := netip.AddrFromSlice(address.IP.To4()); ok && c.Subnet4.Contains(ip) {
-				return fmt.Errorf("the network device %s has the address %s, which lies in %s, the network of cluster %s; `local down --name %s` and `up` again choose a free one", other.Attrs().Name, ip, c.Subnet4, c.Name, c.Name)
+				return fmt.Errorf("the network device %s has the address %s, which lies in %s, the network of cluster %s; `make cluster-down CLUSTER=%s` and `make cluster CLUSTER=%[5]s` choose a free one", other.Attrs().Name, ip, c.Subnet4, c.Name, c.Name)
 			}
 		}
 	}

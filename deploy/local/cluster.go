@@ -78,13 +78,13 @@ func openCluster(name string) (*cluster, error) {
 	c := &cluster{Name: name}
 	content, err := os.ReadFile(c.path("cluster.json"))
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("cluster %q: %w; `local up --name %s` starts it", name, errNoCluster, name)
+		return nil, fmt.Errorf("cluster %q: %w; `make cluster CLUSTER=%s` starts it", name, errNoCluster, name)
 	}
 	if err != nil {
 		return nil, err
 	}
 	if err := json.Unmarshal(content, c); err != nil {
-		return nil, fmt.Errorf("%s: %w; `local down --name %s` and `local up --name %s` start anew", c.path("cluster.json"), err, name, name)
+		return nil, fmt.Errorf("%s: %w; `make cluster-down CLUSTER=%s` and `make cluster CLUSTER=%s` start anew", c.path("cluster.json"), err, name, name)
 	}
 	c.Name = name
 	return c, nil

@@ -54,7 +54,7 @@ func newStatusCommand(open opener) *cobra.Command {
 			}
 			out.Flush()
 			if !well {
-				return fmt.Errorf("cluster %s is not all running; `local up --name %s --nodes %d` brings it back, logs are in %s", c.Name, c.Name, c.Nodes, c.path("log"))
+				return fmt.Errorf("cluster %s is not all running; `make cluster CLUSTER=%s NODES=%d` brings it back, logs are in %s", c.Name, c.Name, c.Nodes, c.path("log"))
 			}
 			return nil
 		},
@@ -142,7 +142,7 @@ node's namespaces, with the node's view of files and processes.`,
 			}
 			p, ok := n.process()
 			if !ok {
-				return fmt.Errorf("node %s does not run; `local up --name %s` starts it", n.name(), c.Name)
+				return fmt.Errorf("node %s does not run; `make cluster CLUSTER=%s` starts it", n.name(), c.Name)
 			}
 			dir, err := binDir()
 			if err != nil {

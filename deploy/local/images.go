@@ -226,7 +226,7 @@ func (c *cluster) loadArchive(ctx context.Context, bin binaries, path string) er
 	for _, n := range c.nodes() {
 		p, ok := n.process()
 		if !ok {
-			return fmt.Errorf("node %s does not run; `local up --name %s` starts it", n.name(), c.Name)
+			return fmt.Errorf("node %s does not run; `make cluster CLUSTER=%s` starts it", n.name(), c.Name)
 		}
 		archive, err := os.Open(path)
 		if err != nil {

@@ -167,7 +167,7 @@ next:
 func (n node) putUnits(ctx context.Context, list unitList) error {
 	p, ok := n.process()
 	if !ok {
-		return fmt.Errorf("node %s does not run; `local up --name %s` starts it", n.name(), n.cluster.Name)
+		return fmt.Errorf("node %s does not run; `make cluster CLUSTER=%s` starts it", n.name(), n.cluster.Name)
 	}
 	list.Generation++
 	content, err := json.MarshalIndent(list, "", "  ")

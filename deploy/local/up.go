@@ -115,13 +115,13 @@ func planCluster(options upOptions) (*cluster, error) {
 		return nil, err
 	}
 	if !options.keepStack && c.DualStack != options.dualStack {
-		return nil, fmt.Errorf("cluster %q was started with --dual-stack=%t, which cannot be changed; run `local down --name %s` first", c.Name, c.DualStack, c.Name)
+		return nil, fmt.Errorf("cluster %q was started with --dual-stack=%t, which cannot be changed; run `make cluster-down CLUSTER=%s` first", c.Name, c.DualStack, c.Name)
 	}
 	if options.nodes == 0 {
 		return c, c.checkNetwork()
 	}
 	if options.nodes < c.Nodes {
-		return nil, fmt.Errorf("cluster %q has %d nodes and does not shrink; run `local down --name %s` first, or ask for --nodes %d", c.Name, c.Nodes, c.Name, c.Nodes)
+		return nil, fmt.Errorf("cluster %q has %d nodes and does not shrink; run `make cluster-down CLUSTER=%s` first, or ask for --nodes %d", c.Name, c.Nodes, c.Name, c.Nodes)
 	}
 	c.Nodes = options.nodes
 	return c, c.checkNetwork()
