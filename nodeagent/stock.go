@@ -18,17 +18,7 @@ type stock struct {
 func openPool(a *Agent, s *starter) (*stock, error) {
 	st := &stock{pools: map[string]*pool.Pool[*warmContainer]{}}
 	for runtime := range a.cfg.Runtimes {
-		p, err := pool.New(pool.Config[*warmContainer]{
-			StartTimeout: a.cfg.BootTimeout, Logger: a.log.With("runtime", runtime),
-			Start: func(ctx context.Context) (*warmContainer, error) {
-				w, err := s.Start(ctx, runtime)
-				if err == nil {
-					st.guard(w)
-				}
-				return w, err
-			},
-			Destroy: func(ctx context.Context, w *warmContainer) error { return w.Destroy(ctx) },
-		})
+		p, err := pool.New(st.config(a, s, runtime))
 		if err != nil {
 			return nil, errors.Join(err, st.Close(context.WithoutCancel(a.ctx)))
 		}
@@ -41,6 +31,24 @@ func openPool(a *Agent, s *starter) (*stock, error) {
 		}
 	}
 	return st, nil
+}
+
+// config is how the pool of one runtime works.
+func (st *stock) config(a *Agent, s *starter, runtime string) pool.Config[*warmContainer] {
+	return pool.Config[*warmContainer]{
+		StartTimeout: a.cfg.BootTimeout, Logger: a.log.With("runtime", runtime),
+		Start: func(ctx context.Context) (*warmContainer, error) {
+			w, err := s.Start(ctx, runtime)
+			if err == nil {
+				st.guard(w)
+			}
+			return w, err
+		},
+		Destroy: func(ctx context.Context, w *warmContainer) error { return w.Destroy(ctx) },
+		// The guard may speak before the pool has the container: without this
+		// look a dead one would be kept, and handed to a pod.
+		Alive: (*warmContainer).Alive,
+	}
 }
 
 // guard tells the pool when a container dies before anybody takes it. Destroy

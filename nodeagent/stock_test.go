@@ -1,0 +1,54 @@
+package nodeagent
+
+import (
+	"context"
+	"testing"
+
+	"sanfran.dev/nodeagent/container"
+	"sanfran.dev/nodeagent/container/containertest"
+	"sanfran.dev/nodeagent/pool"
+)
+
+func TestADeadContainerIsNotHandedOut(t *testing.T) {
+	ta := startTestAgent(t, nil)
+	die := make(chan struct{})
+	s := &starter{
+		runtime: &containertest.Fake{Run: func(ctx context.Context, p *containertest.Process) container.ExitStatus {
+			_, _ = p.Control.WriteString("{\"type\":\"warm\"}\n")
+			select {
+			case <-die:
+			case <-ctx.Done():
+			}
+			return container.ExitStatus{}
+		}},
+		sockets: openFakeSocket, rootFS: ta.cfg.Runtimes, args: ta.cfg.WorkerArgs, bootTimeout: patience,
+		namespace: func(context.Context, string) (string, func() error, error) {
+			return "", func() error { return nil }, nil
+		},
+	}
+	st := &stock{pools: map[string]*pool.Pool[*warmContainer]{}}
+	cfg := st.config(ta.Agent, s, "node24")
+	p, err := pool.New(cfg) // for the guard to speak to
+	if err != nil {
+		t.Fatal(err)
+	}
+	st.pools["node24"] = p
+	w, err := cfg.Start(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if cfg.Alive == nil || !cfg.Alive(w) {
+		t.Error("the pool takes a living container for a dead one, or does not look")
+	}
+	close(die)
+	<-w.container.Exited()
+	if cfg.Alive != nil && cfg.Alive(w) {
+		t.Error("the pool takes a dead container for a living one")
+	}
+	if err := w.Destroy(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if err := p.Close(t.Context()); err != nil {
+		t.Error(err)
+	}
+}
