@@ -24,6 +24,10 @@ const (
 	idleConnTimeout = 2 * time.Minute
 )
 
+// stopMargin is how much longer than StopGrace a container may take to say that
+// it has drained, and then to refuse what routers still send.
+const stopMargin = 3 * time.Second
+
 // ErrNotReady wraps every reason why an agent is not ready.
 var ErrNotReady = errors.New("agent not ready")
 
@@ -182,7 +186,11 @@ func (a *Agent) serve(ctx context.Context, edge *controlPlane, data, pod net.Lis
 	serving.Wait()
 	a.snapshot.save(a)
 	a.pods.close(a.cfg.StopGrace)
+	// Containers that drain by a longer grace, be it a deleted pod's own, have
+	// had their time too: whoever stops the agent does not wait for them.
+	overdue := time.AfterFunc(a.cfg.StopGrace+stopMargin, a.cancel)
 	a.tasks.close()
+	overdue.Stop()
 	stopEdge()
 	edges.Wait()
 	a.forwarder.Close()

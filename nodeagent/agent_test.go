@@ -330,6 +330,64 @@ func TestWithdrawalLetsRequestsFinish(t *testing.T) {
 	ta.cp.waitState(pod, agentv1.PodState_POD_STATE_GONE)
 }
 
+func TestStopDoesNotWaitForAWithdrawnPodsLongGrace(t *testing.T) {
+	ta := startTestAgent(t, func(_ *testAgent, c *Config) { c.StopGrace = 50 * time.Millisecond })
+	pod := assignment("hello", "10.245.0.1", ta.cp.bundle(nil))
+	s := ta.assigned(pod, agentv1.PodState_POD_STATE_ACTIVE)
+	answered := make(chan struct{})
+	go func() {
+		defer close(answered)
+		get(t.Context(), "http://"+s.GetInstance().GetAddress()+"/block", router.HeaderLease, s.GetInstance().GetLeaseId())
+	}()
+	<-ta.workers.blocked
+	p := ta.pods.get(pod.GetPodUid())
+	ta.cp.withdraw(pod, time.Hour)
+	eventually(t, "the withdrawal", func() bool { return p.status().Withdrawn })
+	stopped := make(chan struct{})
+	go func() { defer close(stopped); ta.stop() }()
+	select {
+	case <-stopped:
+	case <-time.After(patience / 2): // the client itself gives up after patience
+		t.Error("the agent waits for a pod's own grace of an hour")
+		close(ta.workers.release)
+	}
+	<-stopped
+	<-answered
+}
+
+func TestAStoppingAgentsContainersRefuseUntilRoutersKnow(t *testing.T) {
+	const settle = 300 * time.Millisecond
+	ta := startTestAgent(t, func(_ *testAgent, c *Config) { c.RouteSettle = settle })
+	ta.assigned(assignment("hello", "10.245.0.1", ta.cp.bundle(nil)), agentv1.PodState_POD_STATE_ACTIVE)
+	begun := time.Now()
+	ta.stop()
+	if took := time.Since(begun); took < settle {
+		t.Errorf("the container is gone after %v, before routers know", took)
+	}
+}
+
+func TestVolumesStayWhileAContainerHasThem(t *testing.T) {
+	ta := startTestAgent(t, func(_ *testAgent, c *Config) { c.RouteSettle = time.Hour })
+	pod := assignment("hello", "10.245.0.1", ta.cp.bundle(nil))
+	pod.Mounts = append(pod.Mounts, &agentv1.Mount{Path: "/data", Source: &agentv1.Mount_EmptyDir{EmptyDir: &agentv1.EmptyDir{Name: "d"}}})
+	ta.assigned(pod, agentv1.PodState_POD_STATE_ACTIVE)
+	p := ta.pods.get(pod.GetPodUid())
+	var last *instance
+	locked(p, func() bool { last = p.current; return true })
+	ta.cp.withdraw(pod, time.Minute)
+	ta.cp.waitState(pod, agentv1.PodState_POD_STATE_GONE)
+	if _, err := os.Stat(p.dir); err != nil {
+		t.Errorf("the pod's folder while its container lives: %v", err)
+	}
+	if err := last.warm.container.Destroy(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the pod's folder to be removed", func() bool {
+		_, err := os.Stat(p.dir)
+		return errors.Is(err, fs.ErrNotExist)
+	})
+}
+
 func TestRenewedFilesReachTheRunningContainer(t *testing.T) {
 	ta := startTestAgent(t, nil)
 	pod := assignment("hello", "10.245.0.1", ta.cp.bundle(nil))

@@ -67,10 +67,14 @@ func (p *pod) end(i *instance, c cause) {
 		p.agent.dispose(i)
 	case causeRetired:
 		p.drain(i, i.grace)
-		// A pod that is deleted does not wait for routers; its container does.
-		if !p.agent.tasks.start(func() { p.agent.linger(i); p.agent.dispose(i) }) {
+		// A pod that is deleted does not wait for routers; its container does,
+		// and until it is no more the pod's volumes stay.
+		p.remains.Add(1)
+		p.agent.tasks.follow(func() {
+			defer p.remains.Done()
+			p.agent.linger(i)
 			p.agent.dispose(i)
-		}
+		})
 	default:
 		p.agent.dispose(i)
 	}
@@ -80,7 +84,7 @@ func (p *pod) end(i *instance, c cause) {
 }
 
 func (p *pod) drain(i *instance, grace time.Duration) {
-	if err := i.drain(context.WithoutCancel(p.agent.ctx), grace); err != nil {
+	if err := i.drain(p.agent.ctx, grace); err != nil {
 		p.agent.log.Warn("a container did not drain", "pod", p.spec.PodUID, "name", p.spec.PodName, "err", err)
 	}
 }
@@ -95,6 +99,7 @@ func (a *Agent) linger(i *instance) {
 	select {
 	case <-timer.C:
 	case <-i.warm.container.Exited():
+	case <-a.ctx.Done():
 	}
 }
 

@@ -30,6 +30,9 @@ type pod struct {
 	// work is the pod's goroutines: attempts, and supervisors of instances. It
 	// grows under mu, and only while the pod is not withdrawn.
 	work sync.WaitGroup
+	// remains are containers that have drained and are not destroyed yet. It
+	// grows only while work is not done.
+	remains sync.WaitGroup
 	// filling is held while volumes are made or their files written anew. It
 	// is taken before mu.
 	filling sync.Mutex
@@ -315,16 +318,26 @@ func (p *pod) withdraw(grace time.Duration) {
 	}
 }
 
-// gone waits until nothing of a withdrawn pod runs, and removes its volumes.
-func (p *pod) gone() error {
+// gone waits until a withdrawn pod serves nobody any more. Its last containers
+// may still refuse what routers send them.
+func (p *pod) gone() {
 	p.work.Wait()
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.life.state = Gone
-	if p.volumes == nil {
-		return nil
-	}
+}
+
+// clear waits until nothing is left of a gone pod's containers, and removes its
+// volumes: not before, or hostile code could go on filling the folder while it
+// is being deleted.
+func (p *pod) clear() error {
+	p.remains.Wait()
+	p.mu.Lock()
 	v := p.volumes
 	p.volumes = nil
+	p.mu.Unlock()
+	if v == nil {
+		return nil
+	}
 	return v.remove()
 }

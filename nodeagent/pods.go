@@ -166,11 +166,12 @@ func (ps *pods) end(p *pod, grace time.Duration) {
 	p.withdraw(grace)
 	ps.agent.addresses.release(p)
 	ps.agent.tasks.start(func() {
-		if err := p.gone(); err != nil {
-			ps.agent.log.Error("a withdrawn pod left something behind", "pod", p.spec.PodUID, "err", err)
-		}
+		p.gone()
 		if ps.get(p.spec.PodUID) == nil {
 			ps.agent.outbox.tell(p.status())
+		}
+		if err := p.clear(); err != nil {
+			ps.agent.log.Error("a withdrawn pod left something behind", "pod", p.spec.PodUID, "err", err)
 		}
 	})
 }

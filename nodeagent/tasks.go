@@ -21,6 +21,10 @@ func (t *tasks) start(f func()) bool {
 	return true
 }
 
+// follow starts f in a goroutine on behalf of a task that is still running, also
+// when the tasks are closed: whoever closes them waits for it too.
+func (t *tasks) follow(f func()) { t.running.Go(f) }
+
 // close refuses further tasks and waits for those that run.
 func (t *tasks) close() {
 	t.mu.Lock()
