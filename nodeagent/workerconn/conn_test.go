@@ -111,6 +111,7 @@ func TestLoadFailureIsMadeFitToShow(t *testing.T) {
 	}{
 		"as it is": {`{"type":"failed","reason":"SyntaxError","message":"index.js:3: bad","stack":"at x\nat y"}`, LoadError{"SyntaxError", "index.js:3: bad", "at x\nat y"}},
 		"bad word": {`{"type":"failed","reason":"no word","message":"a\nb\u0007c"}`, LoadError{"LoadError", "a b c", ""}},
+		"invented": {`{"type":"failed","reason":"BundleRefused","message":"a"}`, LoadError{"LoadError", "a", ""}},
 		"empty":    {`{"type":"failed"}`, LoadError{"LoadError", "the worker gave no message", ""}},
 		"too long": {fmt.Sprintf(`{"type":"failed","reason":"%s","message":"%s"}`, strings.Repeat("A", 65), strings.Repeat("é", 4000)), LoadError{"LoadError", strings.Repeat("é", maxMessage/2), ""}},
 	} {

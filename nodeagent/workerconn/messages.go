@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 	"unicode"
@@ -19,10 +20,14 @@ const maxLine = 1 << 20
 
 // Bounds on the texts of a failure; what is longer is cut.
 const (
-	maxReason  = 64
 	maxMessage = 4 << 10
 	maxStack   = 32 << 10
 )
+
+// reasons are all that a worker may give. Function code can write to the control
+// socket too: with words of its choice it could pass for the agent's own
+// reasons, or make metrics by reason grow without end.
+var reasons = []string{"SyntaxError", "ModuleNotFound", "NoHandler", "LoadError", "LoadTimeout", "Exited"}
 
 // maxCount bounds the numbers of an activity report.
 const maxCount = 1 << 20
@@ -57,8 +62,8 @@ type Activity struct {
 
 // LoadError is a worker's report that the function does not load.
 type LoadError struct {
-	// Reason is one CamelCase word: SyntaxError, ModuleNotFound, NoHandler,
-	// LoadError, LoadTimeout.
+	// Reason is SyntaxError, ModuleNotFound, NoHandler, LoadError, LoadTimeout
+	// or Exited.
 	Reason string
 	// Message is one line naming file and line where there is one.
 	Message string
@@ -96,7 +101,7 @@ func (m message) loadError() *LoadError {
 		Message: strings.Map(printable, cut(m.Message, maxMessage)),
 		Stack:   cut(m.Stack, maxStack),
 	}
-	if len(e.Reason) > maxReason || strings.TrimFunc(e.Reason, isASCIILetter) != "" || e.Reason == "" {
+	if !slices.Contains(reasons, e.Reason) {
 		e.Reason = "LoadError"
 	}
 	if e.Message == "" {
@@ -104,8 +109,6 @@ func (m message) loadError() *LoadError {
 	}
 	return e
 }
-
-func isASCIILetter(r rune) bool { return r < utf8.RuneSelf && unicode.IsLetter(r) }
 
 // printable keeps a message on one line.
 func printable(r rune) rune {
