@@ -47,9 +47,11 @@ func (p *pod) makeReady(ctx context.Context, at *attempt) (*instance, error) {
 }
 
 // acquire leases a warm container from the pool. The pool tries until it has
-// one; whoever waits gives up after the same time.
+// one, but gives up a little before those who wait for it do: what it says then
+// is the reason that they are told.
 func (p *pod) acquire(ctx context.Context) (*warmContainer, error) {
-	ctx, cancel := context.WithTimeoutCause(ctx, p.agent.cfg.QueueTimeout, errQueueTimeout)
+	timeout := p.agent.cfg.QueueTimeout
+	ctx, cancel := context.WithTimeoutCause(ctx, timeout-timeout/10, errQueueTimeout)
 	defer cancel()
 	warm, err := p.agent.warmers.Acquire(ctx, p.spec.Runtime)
 	if err != nil {

@@ -201,6 +201,40 @@ func TestAContainerThatDiesCostsItsRequestsOnly(t *testing.T) {
 	}
 }
 
+func TestCallersAreNotToldWhatAFunctionWrote(t *testing.T) {
+	ta := startTestAgent(t, nil)
+	pod := assignment("hello", "10.245.0.1", ta.cp.bundle(nil))
+	ta.assigned(pod, agentv1.PodState_POD_STATE_ACTIVE)
+	p := ta.pods.get(pod.GetPodUid())
+	for _, state := range []agentv1.PodState{agentv1.PodState_POD_STATE_PARKED, agentv1.PodState_POD_STATE_FAILED} {
+		wantAnswer(t, ta.viaData(t.Context(), pod, "/"), 200, "default/hello")
+		locked(p, func() bool { _, err := p.current.warm.output.Write([]byte("password=1")); return err == nil })
+		ta.viaData(t.Context(), pod, "/die")
+		ta.cp.waitState(pod, state)
+	}
+	if s := ta.cp.waitState(pod, agentv1.PodState_POD_STATE_FAILED); !strings.Contains(s.GetMessage(), "password=1") {
+		t.Errorf("the owner is told %q, without the last output", s.GetMessage())
+	}
+	got := ta.viaData(t.Context(), pod, "/")
+	wantAnswer(t, got, http.StatusBadGateway, "ended by itself")
+	if strings.Contains(got.body, "password") {
+		t.Errorf("a caller is told what the function wrote: %s", got.body)
+	}
+}
+
+func TestTheReasonForNoContainerReachesTheCaller(t *testing.T) {
+	ta := startTestAgent(t, func(ta *testAgent, c *Config) {
+		c.QueueTimeout = 500 * time.Millisecond
+		ta.runtime.OnStart = func(context.Context, container.Config) error { return errors.New("cannot allocate memory") }
+	})
+	pod := assignment("hello", "10.245.0.1", ta.cp.bundle(nil))
+	pod.StartParked = true
+	ta.assigned(pod, agentv1.PodState_POD_STATE_PARKED)
+	got := ta.viaData(t.Context(), pod, "/")
+	wantAnswer(t, got, http.StatusServiceUnavailable, "QueueTimeout")
+	wantAnswer(t, got, http.StatusServiceUnavailable, "cannot allocate memory")
+}
+
 func TestTooManyWaiters(t *testing.T) {
 	hold := make(chan struct{})
 	ta := startTestAgent(t, func(ta *testAgent, c *Config) {

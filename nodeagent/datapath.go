@@ -199,6 +199,9 @@ func refusal(err error) string {
 	}
 }
 
+// takeOverTime is many times what it takes to accept a full queue.
+const takeOverTime = 500 * time.Millisecond
+
 // takeOver answers the connections that an ended container left in its
 // socket's queue, of which this agent has a duplicate. On the pod's own address
 // they are requests like any other; on the container's port they are meant for
@@ -215,8 +218,9 @@ func (a *Agent) takeOver(i *instance) {
 		return
 	}
 	port := i.warm.socket.Addr()
-	for {
-		// What is queued is there at once; nothing new is led here.
+	// What is queued is there at once. Who goes on connecting to the port must
+	// not keep this from its end.
+	for end := time.Now().Add(takeOverTime); time.Now().Before(end); {
 		if err := tcp.SetDeadline(time.Now().Add(time.Millisecond)); err != nil {
 			return
 		}

@@ -123,7 +123,7 @@ const exitGrace = time.Second
 // exitFailure describes a container that ended by itself.
 func (i *instance) exitFailure(c cause) *failure {
 	if c == causeBroken {
-		return &failure{ReasonExited, fmt.Sprintf("the container was ended: %v%s", i.warm.conn.Err(), lastWords(i.warm.output.last()))}
+		return &failure{ReasonExited, fmt.Sprintf("the container was ended: %v", i.warm.conn.Err()) + ownersOnly(i.warm)}
 	}
 	return exitFailure(i.warm)
 }
@@ -133,7 +133,17 @@ func exitFailure(w *warmContainer) *failure {
 	if status.OOMKilled {
 		return &failure{ReasonOutOfMemory, "the container used more memory than its limit; give the pod a larger resources.limits.memory"}
 	}
-	return &failure{ReasonExited, fmt.Sprintf("the container ended by itself (%v)%s", status, lastWords(w.output.last()))}
+	return &failure{ReasonExited, fmt.Sprintf("the container ended by itself (%v)", status) + ownersOnly(w)}
+}
+
+// ownersOnly is what a function wrote last, on a line of its own: a failure's
+// first line is what its callers are told, and a log is not for them.
+func ownersOnly(w *warmContainer) string {
+	words := lastWords(w.output.last())
+	if words == "" {
+		return ""
+	}
+	return "\n" + words
 }
 
 // drain lets what runs finish. It returns when the worker has nothing left to

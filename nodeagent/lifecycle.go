@@ -41,7 +41,8 @@ const (
 
 // failure is why a pod is not ready.
 type failure struct {
-	// reason is one CamelCase word, message one sentence for people.
+	// reason is one CamelCase word. The first line of message is one sentence
+	// for people, callers included; further lines are for the pod's owner.
 	reason, message string
 }
 

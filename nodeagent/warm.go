@@ -100,18 +100,21 @@ func (s *starter) Start(ctx context.Context, runtime string) (_ *warmContainer, 
 	w.output.started()
 	undo = append(undo, func() error { return w.container.Destroy(context.WithoutCancel(ctx)) })
 	if err := conn.WaitWarm(ctx); err != nil {
-		return nil, fmt.Errorf("%w%s", err, lastWords(w.output.last()))
+		if words := lastWords(w.output.last()); words != "" {
+			err = fmt.Errorf("%w; %s", err, words)
+		}
+		return nil, err
 	}
 	return w, nil
 }
 
-// lastWords is the end of a container's output, as a clause.
+// lastWords is the end of a container's output, as a clause; empty if there is none.
 func lastWords(output string) string {
 	lines := strings.Split(strings.TrimSpace(output), "\n")
 	if len(lines) == 1 && lines[0] == "" {
 		return ""
 	}
-	return fmt.Sprintf("; its last output: %.1000q", strings.Join(lines[max(0, len(lines)-5):], "\n"))
+	return fmt.Sprintf("its last output: %.1000q", strings.Join(lines[max(0, len(lines)-5):], "\n"))
 }
 
 // activity passes the worker's reports on to whoever leases the container.

@@ -124,7 +124,7 @@ func New[T comparable](cfg Config[T]) (*Pool[T], error) {
 
 // Acquire leases a warm item to the caller. If there is none it waits, behind
 // those who came before, for one to be started. Failing starts are tried again
-// until ctx ends; the error then wraps both ctx's and the last start's.
+// until ctx ends; the error then wraps both ctx's cause and the last start's.
 func (p *Pool[T]) Acquire(ctx context.Context) (T, error) {
 	var none T
 	if err := ctx.Err(); err != nil {
@@ -169,7 +169,7 @@ func (p *Pool[T]) Acquire(ctx context.Context) (T, error) {
 			p.giveBack(item)
 		}
 	}
-	err := fmt.Errorf("acquire from the pool: %w", ctx.Err())
+	err := fmt.Errorf("acquire from the pool: %w", context.Cause(ctx))
 	if lastErr != nil {
 		err = fmt.Errorf("%w; the last start failed: %w", err, lastErr)
 	}
