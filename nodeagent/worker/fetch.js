@@ -46,9 +46,10 @@ function requestOf(req, signal) {
   for (let i = 0; i < req.rawHeaders.length; i += 2) headers.append(req.rawHeaders[i], req.rawHeaders[i + 1])
   const { method, headers: { 'content-length': length, 'transfer-encoding': encoding } } = req
   const hasBody = method !== 'GET' && method !== 'HEAD' && (encoding !== undefined || Number(length) > 0)
-  const path = req.originalUrl.startsWith('/') ? req.originalUrl : '/'
+  const { host = 'localhost' } = req
+  if (NO_HOST.test(host)) throw createError(400, `the host "${host}" is none`)
   try {
-    return new Request(`${req.protocol}://${req.host ?? 'localhost'}${path}`, {
+    return new Request(`${req.protocol}://${host}${pathOf(req.originalUrl)}`, {
       method,
       headers,
       signal,
@@ -58,6 +59,17 @@ function requestOf(req, signal) {
   } catch (error) {
     throw createError(400, `the request cannot be a Request: ${error.message}`)
   }
+}
+
+// What would make the URL's parser look for the path in the host, or for the
+// host in the path.
+const NO_HOST = /[\s/\\?#@]/
+
+// The path and query of a request's target, which may be a whole URL or "*".
+function pathOf(target) {
+  const path = target.replace(/^[a-z][a-z0-9+.-]*:\/\/[^/?#]*/i, '')
+  if (path.startsWith('/')) return path
+  return path.startsWith('?') ? `/${path}` : '/'
 }
 
 async function send(response, req, res) {

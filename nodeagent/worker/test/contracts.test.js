@@ -66,6 +66,25 @@ test('an exported Express application keeps its own settings, parsers and 404', 
   assert.equal((await container.request({ path: '/throw' })).status, 418)
 })
 
+test('fetch: host and path of the URL are those of the request, whatever is in them', async (t) => {
+  const container = await serving(t, { 'index.mjs': 'export default { fetch: (request) => new Response(request.url) }' })
+  const url = async (target, host) => {
+    const socket = net.connect(container.port, NODE_ADDRESS)
+    socket.setEncoding('utf8')
+    socket.end(`GET ${target} HTTP/1.1\r\nHost: ${host}\r\nSanfran-Lease: ${LEASE}\r\nConnection: close\r\n\r\n`)
+    let text = ''
+    for await (const chunk of socket) text += chunk
+    return text.startsWith('HTTP/1.1 200 ') ? /http:\/\/[^\r\n]*/.exec(text)[0] : text.slice(9, 12)
+  }
+  assert.equal(await url('//evil/x?a', 'good.test:8080'), 'http://good.test:8080//evil/x?a')
+  assert.equal(await url('/\\evil/x', 'good.test'), 'http://good.test//evil/x')
+  assert.equal(await url('//evil/x', ''), 'http://localhost//evil/x')
+  assert.equal(await url('http://evil/x?a', 'good.test'), 'http://good.test/x?a')
+  assert.equal(await url('http://evil?a', 'good.test'), 'http://good.test/?a')
+  assert.equal(await url('/x', '[::1]:80'), 'http://[::1]/x')
+  for (const host of ['good.test/admin?', 'good.test#', 'a@evil', '/', 'a\\b']) assert.equal(await url('/x', host), '400', host)
+})
+
 test('fetch: request and response pass whole, in both directions as streams', async (t) => {
   const container = await serving(t, {
     'index.mjs': `export default { async fetch(request, env, context) {
