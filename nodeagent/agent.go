@@ -22,6 +22,9 @@ import (
 const (
 	headerTimeout   = 10 * time.Second
 	idleConnTimeout = 2 * time.Minute
+	// maxHeaderBytes is four times what Node.js takes, and a sixteenth of what
+	// Go would keep in memory for each connection.
+	maxHeaderBytes = 64 << 10
 )
 
 // stopMargin is how much longer than StopGrace a container may take to say that
@@ -67,7 +70,7 @@ func New(cfg Config, conn Conn) (*Agent, error) {
 	}
 	a := &Agent{
 		cfg: cfg, log: cfg.Log, conn: conn,
-		routes: router.NewTable(), outbox: newOutbox(), snapshot: newSnapshot(cfg), quarantine: newQuarantine(cfg.PortRest, quarantineSize), orphans: newOrphans(), metrics: newMetrics(),
+		routes: router.NewTable(), outbox: newOutbox(), snapshot: newSnapshot(cfg), quarantine: newQuarantine(cfg.PortRest, quarantineSize), orphans: newOrphans(cfg.Log), metrics: newMetrics(),
 	}
 	a.ctx, a.cancel = context.WithCancel(context.Background())
 	a.forwarder = router.NewForwarder(router.ForwarderConfig{Log: cfg.Log})
@@ -200,7 +203,7 @@ func (a *Agent) serve(ctx context.Context, edge *controlPlane, data, pod net.Lis
 
 func newServer(handler http.Handler, log *slog.Logger) *http.Server {
 	return &http.Server{
-		Handler: handler, ReadHeaderTimeout: headerTimeout, IdleTimeout: idleConnTimeout,
+		Handler: handler, ReadHeaderTimeout: headerTimeout, IdleTimeout: idleConnTimeout, MaxHeaderBytes: maxHeaderBytes,
 		ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug),
 	}
 }

@@ -235,6 +235,15 @@ func TestTheReasonForNoContainerReachesTheCaller(t *testing.T) {
 	wantAnswer(t, got, http.StatusServiceUnavailable, "cannot allocate memory")
 }
 
+func TestHeadersBeyondWhatAFunctionTakesAreRefused(t *testing.T) {
+	ta := startTestAgent(t, nil)
+	pod := assignment("hello", "10.245.0.1", ta.cp.bundle(nil))
+	ta.assigned(pod, agentv1.PodState_POD_STATE_ACTIVE)
+	got := get(t.Context(), ta.data, router.HeaderPod, pod.GetPodUid(), router.HeaderRevision, pod.GetRevision(), "X-Long", strings.Repeat("x", 2*maxHeaderBytes))
+	wantAnswer(t, got, http.StatusRequestHeaderFieldsTooLarge, "")
+	wantAnswer(t, ta.viaData(t.Context(), pod, "/"), 200, "default/hello")
+}
+
 func TestTooManyWaiters(t *testing.T) {
 	hold := make(chan struct{})
 	ta := startTestAgent(t, func(ta *testAgent, c *Config) {
@@ -303,7 +312,8 @@ func TestEpochs(t *testing.T) {
 
 	ta.cp.withdraw(changed, time.Second)
 	ta.cp.waitState(pod, agentv1.PodState_POD_STATE_GONE)
-	ta.cp.assign(renewed) // late: older than the withdrawal
+	ta.cp.withdraw(stale, 0) // late, both: older than the withdrawal
+	ta.cp.assign(renewed)
 	fresh := assignment("fresh", "10.245.0.2", ta.cp.bundle(nil))
 	ta.assigned(fresh, agentv1.PodState_POD_STATE_ACTIVE)
 	if ta.pods.get(pod.GetPodUid()) != nil {

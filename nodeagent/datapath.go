@@ -127,10 +127,16 @@ func deliver(exchange *router.Exchange, inst *instance) router.Outcome {
 
 // lost takes an instance that gave a request back out of service.
 func (p *pod) lost(i *instance) {
+	f := &failure{ReasonExited, "the container refused its own requests or was gone"}
+	select {
+	case <-i.warm.container.Exited():
+		f = exitFailure(i.warm)
+	default:
+	}
 	p.mu.Lock()
 	out := p.detach(i)
 	if out {
-		p.life.exited(&failure{ReasonExited, "the container refused its own requests or was gone"}, time.Since(i.leasedAt), time.Now())
+		p.life.exited(f, time.Since(i.leasedAt), time.Now())
 		p.scheduleRetry(time.Now())
 	}
 	p.mu.Unlock()

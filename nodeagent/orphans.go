@@ -2,6 +2,7 @@ package nodeagent
 
 import (
 	"context"
+	"log/slog"
 	"net"
 	"net/http"
 	"sync"
@@ -25,17 +26,13 @@ type handledConn struct {
 	handler http.Handler
 }
 
-func newOrphans() *orphans {
+func newOrphans(log *slog.Logger) *orphans {
 	o := &orphans{conns: make(chan net.Conn), closed: make(chan struct{})}
-	o.server = &http.Server{
-		ReadHeaderTimeout: headerTimeout,
-		IdleTimeout:       idleConnTimeout,
-		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
-			return context.WithValue(ctx, handlerKey{}, c.(*handledConn).handler)
-		},
-		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			r.Context().Value(handlerKey{}).(http.Handler).ServeHTTP(w, r)
-		}),
+	o.server = newServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		r.Context().Value(handlerKey{}).(http.Handler).ServeHTTP(w, r)
+	}), log)
+	o.server.ConnContext = func(ctx context.Context, c net.Conn) context.Context {
+		return context.WithValue(ctx, handlerKey{}, c.(*handledConn).handler)
 	}
 	return o
 }

@@ -157,6 +157,9 @@ func (ps *pods) bury(uid string, e Epoch) {
 			delete(ps.tombstones, old)
 		}
 	}
+	if t, ok := ps.tombstones[uid]; ok && e.Compare(t.epoch) < 0 {
+		e = t.epoch // a late withdrawal must not let in what a newer one keeps out
+	}
 	ps.tombstones[uid] = tombstone{epoch: e, until: now.Add(tombstoneAge)}
 }
 
