@@ -20,7 +20,7 @@ type Socket interface {
 	// File is the socket; it stays the Socket's.
 	File() *os.File
 	Addr() netip.AddrPort
-	// Close gives up this process's duplicate; the port stays withheld.
+	// Close ends listening; the port stays the socket's, and withheld.
 	Close() error
 	// Release lets the port be given to another container.
 	Release() error

@@ -177,11 +177,11 @@ func (l *Listening) File() *os.File { return l.file }
 // Addr is the node's address and the port the socket listens on.
 func (l *Listening) Addr() netip.AddrPort { return l.addr }
 
-// Close gives up this process's duplicate of the socket. The port stays
-// withheld until Release, but once no duplicate is left anywhere the kernel
-// answers connections to it with a reset, and code that holds an accepted socket
-// could bind to the port. So keep the Listening open while any route may still
-// lead to its port. It is idempotent.
+// Close ends listening, for all duplicates of the socket: the kernel answers
+// connections with a reset from now on. The port stays this socket's until
+// Release, so that code in a container, which may disconnect a socket it has
+// accepted and bind it anew, cannot take it over while a route may still lead
+// here. It is idempotent.
 func (l *Listening) Close() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -189,8 +189,14 @@ func (l *Listening) Close() error {
 		return nil
 	}
 	l.closed = true
-	if err := l.file.Close(); err != nil {
-		return fmt.Errorf("close socket on %v: %w", l.addr, err)
+	fd := int(l.file.Fd())
+	// A container may have shut it down before: not connected, says the kernel.
+	if err := unix.Shutdown(fd, unix.SHUT_RDWR); err != nil && !errors.Is(err, unix.ENOTCONN) {
+		return fmt.Errorf("end listening on %v: %w", l.addr, err)
+	}
+	// Otherwise others who allow it could share a port that nobody listens on.
+	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 0); err != nil {
+		return fmt.Errorf("keep the port of %v: %w", l.addr, err)
 	}
 	return nil
 }
@@ -203,6 +209,9 @@ func (l *Listening) Release() error {
 	defer l.mu.Unlock()
 	if !l.released {
 		l.released = true
+		if closeErr := l.file.Close(); closeErr != nil {
+			err = errors.Join(err, fmt.Errorf("close socket on %v: %w", l.addr, closeErr))
+		}
 		l.owner.put(l.addr.Port())
 	}
 	return err

@@ -189,6 +189,33 @@ func TestPortOfAStrangerIsPassedOver(t *testing.T) {
 	}
 }
 
+func TestNobodyTakesAPortThatRests(t *testing.T) {
+	r := newTestRange(t)
+	rests := open(t, r)
+	fd := accepted(t, open(t, r)) // what another container has
+	disconnect(t, fd)
+	if err := rests.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if conn, err := net.DialTimeout("tcp4", rests.Addr().String(), 5*time.Second); !errors.Is(err, unix.ECONNREFUSED) {
+		t.Errorf("a connection to a port that rests: %v, %v, want it refused", conn, err)
+	}
+	addr := &unix.SockaddrInet4{Port: int(rests.Addr().Port()), Addr: rests.Addr().Addr().As4()}
+	for _, to := range []*unix.SockaddrInet4{addr, {Port: addr.Port}} {
+		if err := unix.Bind(fd, to); err != unix.EADDRINUSE {
+			t.Errorf("bind to %v:%d: %v, want %v", to.Addr, to.Port, err, unix.EADDRINUSE)
+		}
+	}
+	if err := rests.Release(); err != nil {
+		t.Fatal(err)
+	}
+	again, err := listen(rests.Addr(), DefaultMark, 1)
+	if err != nil {
+		t.Fatalf("after its rest: %v", err)
+	}
+	again.Close()
+}
+
 func TestPortIsWithheldUntilRelease(t *testing.T) {
 	r, err := NewRange(t.Context(), Config{NodeIP: loopback, Ports: Ports{20100, 20100}})
 	if err != nil {
