@@ -3,7 +3,9 @@ package nodeagent
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -486,6 +488,34 @@ func TestARestartWithoutTheControlPlaneKnowsItsPods(t *testing.T) {
 	wantAnswer(t, second.viaData(t.Context(), goes, "/"), http.StatusMisdirectedRequest, "")
 	if info, err := os.Stat(filepath.Join(dir, "assignments")); err != nil || info.Mode().Perm() != 0o600 {
 		t.Errorf("the file of assignments: %v, %v", info.Mode(), err)
+	}
+}
+
+func TestTheSnapshotIsWholeWhoeverSavesIt(t *testing.T) {
+	var logged strings.Builder
+	ta := startTestAgent(t, func(_ *testAgent, c *Config) {
+		c.Log = slog.New(slog.NewTextHandler(&logged, &slog.HandlerOptions{Level: slog.LevelError}))
+	})
+	for i := range 20 {
+		pod := assignment(fmt.Sprint("hello-", i), fmt.Sprint("10.245.0.", i+1), ta.cp.bundle(nil))
+		pod.StartParked = true
+		ta.assigned(pod, agentv1.PodState_POD_STATE_PARKED)
+	}
+	var wg sync.WaitGroup
+	for range 4 {
+		wg.Go(func() {
+			for range 50 {
+				ta.snapshot.save(ta.Agent)
+			}
+		})
+	}
+	wg.Wait()
+	if all, err := ta.snapshot.read(); err != nil || len(all) != 20 {
+		t.Errorf("%d pods are kept, %v", len(all), err)
+	}
+	ta.stop()
+	if logged.Len() > 0 {
+		t.Error(logged.String())
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
 )
 
@@ -20,6 +21,8 @@ type snapshot struct {
 	file string
 	// dirty gets a value when the file is older than the pods.
 	dirty chan struct{}
+	// saving is held from looking at the pods until the file tells of them.
+	saving sync.Mutex
 }
 
 // kept is one pod in the file.
@@ -63,6 +66,8 @@ func (s *snapshot) run(ctx context.Context, a *Agent) {
 
 // save writes how the pods are now; once they are closed, the file stays.
 func (s *snapshot) save(a *Agent) {
+	s.saving.Lock()
+	defer s.saving.Unlock()
 	all := a.pods.keep()
 	if all == nil {
 		return
