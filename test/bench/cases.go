@@ -86,10 +86,11 @@ var cases = []Case{
 	},
 }
 
-// coldPace is the time between two cold requests. A container takes about
-// 100 ms to start on two cores, so that the pool is full again by then: what
-// is measured is an activation, not a wait for a container.
-const coldPace = 250 * time.Millisecond
+// coldPace is the time between two cold requests. To start a container and
+// warm it up takes about 0.4 s of processor time, so that the pool is full
+// again by then: what is measured is an activation, not a wait for a container
+// and not the start of the next one, which would share the two cores with it.
+const coldPace = 600 * time.Millisecond
 
 func cold(ctx context.Context, env *environment) ([]value, error) {
 	urls, remove, err := env.parkedFunctions(ctx, 100)
