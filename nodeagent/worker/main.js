@@ -20,7 +20,13 @@ const CONTROL_FD = 4
 /** How long after a failure the process ends even if the agent does not read. */
 const FAILED_EXIT_MS = 500
 
+/** Most of a failure's texts that is told: what it says then fits into a message. */
+const MAX_MESSAGE = 4 << 10
+const MAX_STACK = 32 << 10
+
 const { Promise, setTimeout } = globalThis
+const { apply } = Reflect
+const { slice } = String.prototype
 const now = performance.now.bind(performance)
 // Ends the process at once, whatever the function has put in the way.
 const exit = process.reallyExit.bind(process)
@@ -92,6 +98,8 @@ function failed(failure) {
   if (hasFailed) return
   hasFailed = true
   if (!failure.printed) writeLog(failure.trace + '\n')
-  control.send({ type: 'failed', reason: failure.reason, message: failure.message, stack: failure.trace }, () => exit(1))
+  const message = apply(slice, failure.message, [0, MAX_MESSAGE])
+  const stack = apply(slice, failure.trace, [0, MAX_STACK])
+  control.send({ type: 'failed', reason: failure.reason, message, stack }, () => exit(1))
   setTimeout(() => exit(1), FAILED_EXIT_MS)
 }

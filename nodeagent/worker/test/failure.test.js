@@ -59,6 +59,13 @@ for (const [name, [files, reason, message]] of Object.entries(CASES)) {
   })
 }
 
+test('a failure says no more than a message holds', async (t) => {
+  const container = await Container.start(t)
+  const failed = await container.activate(t, { 'index.js': 'throw new Error("\\u0001".repeat(2e6))' })
+  assert.equal(failed.reason, 'LoadError')
+  assert.ok(JSON.stringify(failed).length < 1 << 20, 'the agent takes a megabyte at most')
+})
+
 test('an agent that goes away ends the process at once', async (t) => {
   for (const activated of [false, true]) {
     const container = await Container.start(t)
