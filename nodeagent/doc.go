@@ -24,9 +24,13 @@
 //	pods.go        the pods this agent is home to; epochs
 //	addresses.go   which listener answers for which pod address
 //	datapath.go    the two HTTP listeners
+//	orphans.go     connections that an ended container left in its queue
+//	quarantine.go  ports of ended leases, until nobody believes in them
+//	output.go      what a container writes, so that it never blocks
 //	snapshot.go    the assignments on disk
 //	stock.go       the pools of warm containers
 //	node.go        what is set up on the node, in which order
+//	outbox.go      what the control plane is still to be told
 //	controlplane.go the gRPC edge
 //	metrics.go     the Prometheus edge
 //	agent.go       what starts and stops in which order

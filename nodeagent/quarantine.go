@@ -62,7 +62,7 @@ func (q *quarantine) settle() {
 			return
 		}
 		q.resting.Remove(q.resting.Front())
-		_ = first.socket.Release() // closed already: nothing is left that can fail
+		_ = first.socket.Release() // it listens no more: only a descriptor is left to close
 	}
 }
 
