@@ -84,6 +84,8 @@ func NewForwarder(cfg ForwarderConfig) *Forwarder {
 			MaxIdleConnsPerHost: 256,
 			IdleConnTimeout:     90 * time.Second,
 			DisableCompression:  true,
+			// A hostile function's headers are buffered here, in the gateway.
+			MaxResponseHeaderBytes: 1 << 20,
 		},
 	}
 	f.proxy = &httputil.ReverseProxy{

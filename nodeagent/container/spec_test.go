@@ -20,7 +20,7 @@ func exampleInput() specInput {
 			Args: []string{"/usr/local/bin/node", "/opt/sanfran/worker/main.js"}, Env: []string{"A=b"},
 			Resources: Resources{MilliCPU: 500, MemoryBytes: 128 << 20},
 		},
-		Root: "/work/slots/a1/rootfs", CgroupsPath: "/functions/a1", HostID: 0x7000_0000,
+		Root: "/run/sanfran/slots/a1/rootfs", CgroupsPath: "/functions/a1", HostID: 0x7000_0000,
 		OOMScoreAdj: 100, OpenFiles: 4096, PidsLimit: 512, TmpBytes: 64 << 20, SwapAccount: true,
 		Seccomp: &specs.LinuxSeccomp{DefaultAction: specs.ActErrno},
 	}
