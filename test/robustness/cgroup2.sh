@@ -18,10 +18,12 @@ VERSION=dev go -C deploy/local run . build
 go run ./deploy/images --version dev --output "$image/sanfran.tar" >/dev/null
 go test -tags e2e -c -o "$image" ./test/e2e/...
 rm -rf "$image"
+trap - EXIT
 
 say "the end-to-end tests in the guest"
+# exec, so that a signal reaches what must end the guest.
 # shellcheck disable=SC2016 # for the guest's shell
-test/robustness/guest/run.sh bash -euc '
+exec test/robustness/guest/run.sh bash -euc '
   kind=$(stat -fc %T /sys/fs/cgroup)
   [ "$kind" = cgroup2fs ] || { echo "the guest has $kind on /sys/fs/cgroup instead of cgroup v2" >&2; exit 1; }
   echo "cgroup2: Linux $(uname -r), cgroup v2 with $(cat /sys/fs/cgroup/cgroup.controllers)"
