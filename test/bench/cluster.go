@@ -113,7 +113,7 @@ spec: {selector: {app: hello}, ports: [{port: 80, targetPort: 8080}]}
 		&env.baseline:        {"pod", "baseline", "-n", namespace, "-o", "jsonpath=http://{.status.podIP}:8080"},
 		&env.functionService: {"service", "hello", "-n", namespace, "-o", "jsonpath=http://{.spec.clusterIP}"},
 		&env.baselineService: {"service", "baseline", "-n", namespace, "-o", "jsonpath=http://{.spec.clusterIP}"},
-		&env.gateway:         {"pods", "-A", "-l", "app.kubernetes.io/name=sanfran,app.kubernetes.io/component=gateway", "-o", "jsonpath=http://{.items[0].status.podIP}:8080"},
+		&env.gateway:         {"services", "-A", "-l", "app.kubernetes.io/name=sanfran,app.kubernetes.io/component=gateway", "-o", "jsonpath=http://{.items[0].spec.clusterIP}"},
 	} {
 		out, err := kubectl(ctx, "", append([]string{"get"}, query...)...)
 		if err != nil {
