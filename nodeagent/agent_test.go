@@ -510,8 +510,8 @@ func TestTheSnapshotIsWholeWhoeverSavesIt(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	if all, err := ta.snapshot.read(); err != nil || len(all) != 20 {
-		t.Errorf("%d pods are kept, %v", len(all), err)
+	if state, err := ta.snapshot.read(); err != nil || len(state.Pods) != 20 {
+		t.Errorf("kept are %+v, %v", state, err)
 	}
 	ta.stop()
 	if logged.Len() > 0 {

@@ -158,14 +158,21 @@ func (c *controlPlane) receive(stream agentv1.AgentService_ConnectClient, receiv
 			c.agent.metrics.connected.Set(1)
 			c.agent.log.Info("connected to the control plane")
 		}
-		c.apply(response)
+		if err := c.apply(response); err != nil {
+			return err
+		}
 	}
 }
 
-func (c *controlPlane) apply(response *agentv1.ConnectResponse) {
+// apply does what one message says. An error ends the stream: nothing of what
+// follows on it is to be obeyed.
+func (c *controlPlane) apply(response *agentv1.ConnectResponse) error {
 	log := c.agent.log
 	switch m := response.GetMessage().(type) {
 	case *agentv1.ConnectResponse_Sync:
+		if err := c.agent.pods.hear(m.Sync.GetGeneration()); err != nil {
+			return err
+		}
 		assignments := make([]*Assignment, 0, len(m.Sync.GetAssignments()))
 		for _, a := range m.Sync.GetAssignments() {
 			assignments = append(assignments, assignmentOf(a))
@@ -195,6 +202,7 @@ func (c *controlPlane) apply(response *agentv1.ConnectResponse) {
 	default:
 		log.Warn("the control plane said something this agent does not know; it may be newer", "type", fmt.Sprintf("%T", m))
 	}
+	return nil
 }
 
 func epochOf(e *agentv1.Epoch) Epoch {

@@ -36,14 +36,16 @@ type fakeControlPlane struct {
 	server *grpc.Server
 	conn   *grpc.ClientConn
 
-	mu       sync.Mutex
-	bundles  map[string][]byte
-	fetches  int
-	sync     []*agentv1.Assignment
-	hellos   []*agentv1.Hello
-	statuses []*agentv1.PodStatus
-	pools    map[string]*agentv1.PoolStatus
-	changed  chan struct{} // closed and replaced with every change
+	mu      sync.Mutex
+	bundles map[string][]byte
+	fetches int
+	sync    []*agentv1.Assignment
+	// generation is what its syncs say; at first newer than any epoch of a test.
+	generation uint64
+	hellos     []*agentv1.Hello
+	statuses   []*agentv1.PodStatus
+	pools      map[string]*agentv1.PoolStatus
+	changed    chan struct{} // closed and replaced with every change
 	// say is what goes to the agent's stream; routes to its watch.
 	say    chan *agentv1.ConnectResponse
 	routes chan *routesv1.WatchResponse
@@ -53,7 +55,7 @@ type fakeControlPlane struct {
 func newFakeControlPlane(t testing.TB) *fakeControlPlane {
 	t.Helper()
 	cp := &fakeControlPlane{
-		t: t, bundles: map[string][]byte{}, pools: map[string]*agentv1.PoolStatus{}, changed: make(chan struct{}),
+		t: t, generation: 9, bundles: map[string][]byte{}, pools: map[string]*agentv1.PoolStatus{}, changed: make(chan struct{}),
 		say: make(chan *agentv1.ConnectResponse, 100), routes: make(chan *routesv1.WatchResponse, 100), cut: make(chan struct{}),
 	}
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
@@ -87,9 +89,17 @@ func (cp *fakeControlPlane) update(f func()) {
 
 // Connect implements agentv1.AgentServiceServer.
 func (cp *fakeControlPlane) Connect(stream agentv1.AgentService_ConnectServer) error {
-	cp.mu.Lock()
-	first, cut := &agentv1.Sync{Assignments: cp.sync}, cp.cut
-	cp.mu.Unlock()
+	// As the real one, it says nothing before it has heard Hello.
+	first, err := stream.Recv()
+	if err != nil {
+		return err
+	}
+	var sync *agentv1.Sync
+	var cut chan struct{}
+	cp.update(func() {
+		cp.hellos = append(cp.hellos, first.GetHello())
+		sync, cut = &agentv1.Sync{Assignments: cp.sync, Generation: cp.generation}, cp.cut
+	})
 	received := make(chan error, 1)
 	go func() {
 		for {
@@ -100,8 +110,6 @@ func (cp *fakeControlPlane) Connect(stream agentv1.AgentService_ConnectServer) e
 			}
 			cp.update(func() {
 				switch {
-				case m.GetHello() != nil:
-					cp.hellos = append(cp.hellos, m.GetHello())
 				case m.GetPodStatus() != nil:
 					cp.statuses = append(cp.statuses, m.GetPodStatus())
 				case m.GetPoolStatus() != nil:
@@ -110,7 +118,7 @@ func (cp *fakeControlPlane) Connect(stream agentv1.AgentService_ConnectServer) e
 			})
 		}
 	}()
-	if err := stream.Send(&agentv1.ConnectResponse{Message: &agentv1.ConnectResponse_Sync{Sync: first}}); err != nil {
+	if err := stream.Send(&agentv1.ConnectResponse{Message: &agentv1.ConnectResponse_Sync{Sync: sync}}); err != nil {
 		return err
 	}
 	for {
@@ -213,6 +221,20 @@ func (cp *fakeControlPlane) disconnect(assignments ...*agentv1.Assignment) {
 	cp.mu.Lock()
 	defer cp.mu.Unlock()
 	cp.sync = assignments
+	cp.cutOff()
+}
+
+// replace ends the agent's stream; the next one is of a control plane of the
+// generation, which begins with assignments.
+func (cp *fakeControlPlane) replace(generation uint64, assignments ...*agentv1.Assignment) {
+	cp.mu.Lock()
+	defer cp.mu.Unlock()
+	cp.sync, cp.generation = assignments, generation
+	cp.cutOff()
+}
+
+// cutOff ends the agent's stream. The caller holds mu.
+func (cp *fakeControlPlane) cutOff() {
 	close(cp.cut)
 	cp.cut = make(chan struct{})
 }

@@ -11,6 +11,9 @@ import (
 // errStale: a newer assignment of the pod is known.
 var errStale = errors.New("a newer epoch of the pod is known")
 
+// errOldControlPlane: a control plane that was started later has been heard.
+var errOldControlPlane = errors.New("the control plane is not the newest that this agent has heard")
+
 // tombstoneAge is how long the epoch of a withdrawn pod is remembered, to
 // refuse an older assignment that comes late.
 const tombstoneAge = 10 * time.Minute
@@ -25,6 +28,9 @@ type pods struct {
 	// made counts pods, so that a pod that comes back has a folder of its own.
 	made   int
 	closed bool
+	// generation is of the newest control plane heard: none before it is obeyed
+	// (invariant I7).
+	generation uint64
 }
 
 type tombstone struct {
@@ -99,6 +105,7 @@ func (ps *pods) take(a *Assignment) error {
 		return fmt.Errorf("pod %s: %w", a.PodUID, err)
 	}
 	ps.byUID[a.PodUID] = p
+	ps.generation = max(ps.generation, a.Epoch.Generation)
 	delete(ps.tombstones, a.PodUID)
 	if old != nil {
 		ps.end(old, ps.agent.cfg.DrainGrace)
@@ -127,6 +134,21 @@ func (ps *pods) withdraw(uid string, e Epoch, grace time.Duration) error {
 	delete(ps.byUID, uid)
 	ps.end(p, grace)
 	ps.agent.snapshot.changed()
+	return nil
+}
+
+// hear takes note of a control plane that speaks. It is errOldControlPlane if
+// a newer one has spoken: whatever the older one says of pods was true once.
+func (ps *pods) hear(generation uint64) error {
+	ps.mu.Lock()
+	defer ps.mu.Unlock()
+	if generation < ps.generation {
+		return fmt.Errorf("%w: its generation is %d, the newest %d", errOldControlPlane, generation, ps.generation)
+	}
+	if generation > ps.generation {
+		ps.generation = generation
+		ps.agent.snapshot.changed()
+	}
 	return nil
 }
 

@@ -25,6 +25,13 @@ type snapshot struct {
 	saving sync.Mutex
 }
 
+// keptState is what the file holds.
+type keptState struct {
+	// Generation is of the newest control plane heard.
+	Generation uint64
+	Pods       []kept
+}
+
 // kept is one pod in the file.
 type kept struct {
 	Assignment *Assignment
@@ -68,19 +75,19 @@ func (s *snapshot) run(ctx context.Context, a *Agent) {
 func (s *snapshot) save(a *Agent) {
 	s.saving.Lock()
 	defer s.saving.Unlock()
-	all := a.pods.keep()
-	if all == nil {
+	state, ok := a.pods.keep()
+	if !ok {
 		return
 	}
-	if err := s.write(all); err != nil {
+	if err := s.write(state); err != nil {
 		a.log.Error("the assignments are not kept; an agent that starts without the control plane would not know its pods", "err", err)
 	}
 }
 
 // write replaces the file in one step. It is not synced to disk: after a power
 // loss the control plane is asked.
-func (s *snapshot) write(all []kept) error {
-	data, err := json.Marshal(all)
+func (s *snapshot) write(state keptState) error {
+	data, err := json.Marshal(state)
 	if err != nil {
 		return fmt.Errorf("encode the assignments: %w", err)
 	}
@@ -94,9 +101,9 @@ func (s *snapshot) write(all []kept) error {
 	return nil
 }
 
-// read returns what the file holds; nothing if it is not there. A damaged file
-// is an error: it says nothing, and the control plane will.
-func (s *snapshot) read() ([]kept, error) {
+// read returns what the file holds; nil if it is not there. A damaged file is
+// an error: it says nothing, and the control plane will.
+func (s *snapshot) read() (*keptState, error) {
 	data, err := os.ReadFile(s.file)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
@@ -104,21 +111,27 @@ func (s *snapshot) read() ([]kept, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read the kept assignments: %w", err)
 	}
-	var all []kept
-	if err := json.Unmarshal(data, &all); err != nil {
+	var state keptState
+	if err := json.Unmarshal(data, &state); err != nil {
 		return nil, fmt.Errorf("the kept assignments in %s are damaged: %w", s.file, err)
 	}
-	return all, nil
+	return &state, nil
 }
 
 // restore takes the kept pods on and reports whether there was anything kept.
 func (s *snapshot) restore(a *Agent) bool {
-	all, err := s.read()
+	state, err := s.read()
 	if err != nil {
 		a.log.Warn("pods of an earlier run are not taken on before the control plane tells them", "err", err)
 		return false
 	}
-	for _, k := range all {
+	if state == nil {
+		return false
+	}
+	if err := a.pods.hear(state.Generation); err != nil {
+		a.log.Error("the kept generation", "err", err) // nobody has spoken yet
+	}
+	for _, k := range state.Pods {
 		if k.Assignment == nil {
 			continue
 		}
@@ -127,26 +140,26 @@ func (s *snapshot) restore(a *Agent) bool {
 			a.log.Error("a pod of an earlier run is not taken on", "pod", k.Assignment.PodUID, "err", err)
 		}
 	}
-	if len(all) > 0 {
-		a.log.Info("took on the pods of an earlier run", "pods", len(all))
+	if len(state.Pods) > 0 {
+		a.log.Info("took on the pods of an earlier run", "pods", len(state.Pods))
 	}
-	return all != nil
+	return true
 }
 
-// keep returns every pod as it is to be kept; nil once the pods are closed.
-func (ps *pods) keep() []kept {
+// keep returns what is to be kept of the pods; false once they are closed.
+func (ps *pods) keep() (keptState, bool) {
 	ps.mu.RLock()
 	defer ps.mu.RUnlock()
 	if ps.closed {
-		return nil
+		return keptState{}, false
 	}
-	all := []kept{} // none is something to keep, too
+	state := keptState{Generation: ps.generation}
 	for _, p := range ps.byUID {
 		p.mu.Lock()
 		a := *p.spec
 		a.Epoch, a.Mounts = p.epoch, p.mounts
-		all = append(all, kept{Assignment: &a, Proved: !p.life.startedAt.IsZero()})
+		state.Pods = append(state.Pods, kept{Assignment: &a, Proved: !p.life.startedAt.IsZero()})
 		p.mu.Unlock()
 	}
-	return all
+	return state, true
 }

@@ -211,11 +211,11 @@ func (b *Books) Sync(s *Session) *agentv1.Sync {
 	defer b.mu.Unlock()
 	a := b.agents[s.node]
 	if a == nil || a.session != s {
-		return &agentv1.Sync{}
+		return &agentv1.Sync{Generation: b.generation}
 	}
 	s.synced = true
 	a.told = nil
-	sync := &agentv1.Sync{}
+	sync := &agentv1.Sync{Generation: b.generation}
 	// Files that were renewed may have grown since their pods were placed.
 	for _, p := range slices.Backward(sorted(a.pods)) {
 		if a.size > b.budget && !p.withdrawing {

@@ -198,8 +198,8 @@ func TestOnePodsLife(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.pool.Synced([]string{"a"})
-	if sync := hear(t, agent).GetSync(); sync == nil || len(sync.GetAssignments()) != 0 {
-		t.Fatalf("first message %v, want an empty Sync: the pod may be another agent's until the books settle", sync)
+	if sync := hear(t, agent).GetSync(); sync == nil || len(sync.GetAssignments()) != 0 || sync.GetGeneration() != 1 {
+		t.Fatalf("first message %v, want an empty Sync of generation 1: the pod may be another agent's until the books settle", sync)
 	}
 	assigned := hear(t, agent).GetAssign()
 	if assigned.GetPodUid() != "a" || assigned.GetEpoch().GetGeneration() != 1 || assigned.GetStartParked() {

@@ -506,8 +506,11 @@ func (x *Capacity) GetPods() int64 {
 
 // Sync is the full set of an agent's assignments.
 type Sync struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Assignments   []*Assignment          `protobuf:"bytes,1,rep,name=assignments,proto3" json:"assignments,omitempty"`
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	Assignments []*Assignment          `protobuf:"bytes,1,rep,name=assignments,proto3" json:"assignments,omitempty"`
+	// The generation of the control plane that says so. An agent obeys none that
+	// is older than the newest it has heard of: it ends the stream.
+	Generation    uint64 `protobuf:"varint,2,opt,name=generation,proto3" json:"generation,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -547,6 +550,13 @@ func (x *Sync) GetAssignments() []*Assignment {
 		return x.Assignments
 	}
 	return nil
+}
+
+func (x *Sync) GetGeneration() uint64 {
+	if x != nil {
+		return x.Generation
+	}
+	return 0
 }
 
 // Assignment makes an agent the home of a function pod.
@@ -1606,9 +1616,12 @@ const file_sanfran_agent_v1_agent_proto_rawDesc = "" +
 	"\bCapacity\x12\x1b\n" +
 	"\tmilli_cpu\x18\x01 \x01(\x03R\bmilliCpu\x12!\n" +
 	"\fmemory_bytes\x18\x02 \x01(\x03R\vmemoryBytes\x12\x12\n" +
-	"\x04pods\x18\x03 \x01(\x03R\x04pods\"F\n" +
+	"\x04pods\x18\x03 \x01(\x03R\x04pods\"f\n" +
 	"\x04Sync\x12>\n" +
-	"\vassignments\x18\x01 \x03(\v2\x1c.sanfran.agent.v1.AssignmentR\vassignments\"\xe1\x04\n" +
+	"\vassignments\x18\x01 \x03(\v2\x1c.sanfran.agent.v1.AssignmentR\vassignments\x12\x1e\n" +
+	"\n" +
+	"generation\x18\x02 \x01(\x04R\n" +
+	"generation\"\xe1\x04\n" +
 	"\n" +
 	"Assignment\x12-\n" +
 	"\x05epoch\x18\x01 \x01(\v2\x17.sanfran.agent.v1.EpochR\x05epoch\x12\x17\n" +
