@@ -71,6 +71,7 @@ type stateCollector struct{ agent *Agent }
 var (
 	podsDesc       = prometheus.NewDesc("sanfran_agent_pods", "Function pods this agent is home to, by state.", []string{"state"}, nil)
 	containersDesc = prometheus.NewDesc("sanfran_agent_containers", "Containers by runtime and state.", []string{"runtime", "state"}, nil)
+	restingDesc    = prometheus.NewDesc("sanfran_agent_ports_resting", "Ports of ended leases that are withheld until no router can believe in them, each with a descriptor.", nil, nil)
 	failuresDesc   = prometheus.NewDesc("sanfran_agent_container_start_failures_total", "Containers that could not be started, by runtime.", []string{"runtime"}, nil)
 )
 
@@ -78,6 +79,7 @@ var (
 func (stateCollector) Describe(ch chan<- *prometheus.Desc) {
 	ch <- podsDesc
 	ch <- containersDesc
+	ch <- restingDesc
 	ch <- failuresDesc
 }
 
@@ -90,6 +92,7 @@ func (c stateCollector) Collect(ch chan<- prometheus.Metric) {
 	for state, n := range counts {
 		ch <- prometheus.MustNewConstMetric(podsDesc, prometheus.GaugeValue, float64(n), state.String())
 	}
+	ch <- prometheus.MustNewConstMetric(restingDesc, prometheus.GaugeValue, float64(c.agent.quarantine.count()))
 	if c.agent.Ready(context.Background()) != nil {
 		return // the pools may not be there yet, or not any more
 	}

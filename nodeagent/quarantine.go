@@ -49,6 +49,13 @@ func (q *quarantine) put(s Socket) error {
 	return nil
 }
 
+// count is how many ports rest; each holds a descriptor.
+func (q *quarantine) count() int {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.resting.Len()
+}
+
 // settle lets go of what has rested long enough, and sets the timer for the
 // next. The caller holds mu.
 func (q *quarantine) settle() {
