@@ -108,7 +108,7 @@ test-unit: ## Unit tests, with the race detector
 	@go -C deploy/local test -race -shuffle=on ./...
 
 .PHONY: test-worker
-test-worker: ## The worker's own tests, on the Node.js its containers run
+test-worker: ## The worker's own tests, on every Node.js its containers may run
 	@npm --prefix nodeagent/worker test --silent
 
 .PHONY: test-integration

@@ -50,7 +50,7 @@ fi
 worker=nodeagent/worker
 stamp=$worker/node_modules/.package-lock.json
 if [ ! -e "$stamp" ] || [ "$worker/package-lock.json" -nt "$stamp" ]; then
-  say "npm packages of the worker (express, and Node.js 24 for its tests)"
+  say "npm packages of the worker (express, and Node.js 24 and 26 for its tests)"
   npm --prefix "$worker" ci --no-audit --no-fund --loglevel=error
   touch "$stamp"
 fi

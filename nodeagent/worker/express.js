@@ -5,6 +5,7 @@
 const { createRequire } = require('node:module')
 const path = require('node:path')
 
+const cookieParser = require('cookie-parser')
 const express = require('express')
 const expressRequire = createRequire(require.resolve('express'))
 
@@ -49,5 +50,6 @@ module.exports = {
   bodyParser: expressRequire('body-parser'),
   contentType: expressRequire('content-type'),
   cookie: expressRequire('cookie'),
+  cookieParser,
   createError: expressRequire('http-errors'),
 }

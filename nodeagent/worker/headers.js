@@ -96,7 +96,10 @@ function install({ isRequest, received, isResponse }) {
     if (headers && hasSanfran(headers)) headers = withoutSanfran(headers)
     return apply(writeHead, this, [status, reason, headers])
   })
-  define(http.ServerResponse.prototype, 'writeHeader', http.ServerResponse.prototype.writeHead)
+  // Another name of the same method, which Node.js 26 no longer has.
+  if (Object.hasOwn(http.ServerResponse.prototype, 'writeHeader')) {
+    define(http.ServerResponse.prototype, 'writeHeader', http.ServerResponse.prototype.writeHead)
+  }
 
   define(http.OutgoingMessage.prototype, 'addTrailers', function addTrailers_(headers) {
     if (isResponse(this) && headers && hasSanfran(headers)) headers = withoutSanfran(headers)

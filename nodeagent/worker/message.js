@@ -8,7 +8,7 @@ const http = require('node:http')
 
 const { answerError, answerFailure } = require('./answers.js')
 const body = require('./body.js')
-const { apps, cookie, lend, request, response } = require('./express.js')
+const { apps, cookie, cookieParser, lend, request, response } = require('./express.js')
 const headers = require('./headers.js')
 
 const { nextTick } = process
@@ -31,6 +31,26 @@ class Collected {
 function own(object, key, value) {
   Object.defineProperty(object, key, { value, writable: true, enumerable: true, configurable: true })
   return value
+}
+
+// All that a stream has buffered; Node.js 26 gives it in pieces.
+function buffered(stream) {
+  const pieces = []
+  for (let piece; (piece = stream.read()) !== null;) {
+    pieces.push(typeof piece === 'string' ? Buffer.from(piece, stream.readableEncoding) : piece)
+  }
+  return pieces.length === 1 ? pieces[0] : Buffer.concat(pieces)
+}
+
+// Cookies as the middleware cookie-parser gives them; the secrets are those of
+// req.secret, which a function sets before it looks at signed ones.
+function parseCookies(req) {
+  const cookies = cookie.parse(req.headers.cookie ?? '')
+  const secrets = req.secret === undefined ? [] : [req.secret].flat()
+  const signed = secrets.length > 0 ? cookieParser.signedCookies(cookies, secrets) : Object.create(null)
+  own(req, 'signedCookies', cookieParser.JSONCookies(signed))
+  own(req, 'cookies', cookieParser.JSONCookies(cookies))
+  return req
 }
 
 /** An incoming request. */
@@ -112,10 +132,8 @@ class FunctionRequest extends http.IncomingMessage {
     if (collected.parsed) return collected.value
     if (this.readableDidRead || this.readableEnded) return undefined // the function reads the stream
     if (collected.tooLarge) throw body.tooLarge(Number(this.headers['content-length']) || undefined)
-    const bytes = this.read()
     collected.parsed = true
-    collected.value = body.parse(collected.parser, this.headers,
-      bytes === null ? Buffer.alloc(0) : typeof bytes === 'string' ? Buffer.from(bytes, this.readableEncoding) : bytes)
+    collected.value = body.parse(collected.parser, this.headers, buffered(this))
     return collected.value
   }
 
@@ -140,11 +158,19 @@ class FunctionRequest extends http.IncomingMessage {
   }
 
   get cookies() {
-    return own(this, 'cookies', cookie.parse(this.headers.cookie ?? ''))
+    return parseCookies(this).cookies
   }
 
   set cookies(value) {
     own(this, 'cookies', value)
+  }
+
+  get signedCookies() {
+    return parseCookies(this).signedCookies
+  }
+
+  set signedCookies(value) {
+    own(this, 'signedCookies', value)
   }
 
   get next() {

@@ -47,6 +47,19 @@ test('a function answers with Express’s own methods', async (t) => {
   assert.equal(container.log, '')
 })
 
+test('cookies are parsed when read, signed ones by the secret of the request', async (t) => {
+  const container = await serving(t, {
+    'index.js': `exports.set = (req, res) => { req.secret = 'a secret'; res.cookie('s', 'signed', { signed: true }).cookie('j', { a: 1 }).cookie('p', 'plain').end() }
+      exports.get = (req, res) => { if (req.query.secret) req.secret = req.query.secret; res.json([req.cookies, req.signedCookies]) }`,
+  })
+  const set = (await container.request({ path: '/set' })).headers['set-cookie'].map((line) => line.split(';')[0])
+  const get = async (path) => (await container.request({ path, headers: { Cookie: set.join('; ') } })).json
+  assert.deepEqual(await get('/get?secret=a%20secret'), [{ j: { a: 1 }, p: 'plain' }, { s: 'signed' }])
+  assert.deepEqual((await get('/get?secret=another'))[1], { s: false })
+  const [cookies, signed] = await get('/get')
+  assert.deepEqual([Object.keys(cookies), signed], [['s', 'j', 'p'], {}])
+})
+
 test('forwarded headers count on a gateway’s connection only', async (t) => {
   const container = await serving(t, {
     'index.js': 'module.exports = (req, res) => res.json([req.ip, req.protocol, req.hostname, req.ips])',
