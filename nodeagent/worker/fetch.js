@@ -7,7 +7,7 @@ const { Readable } = require('node:stream')
 const { answerFailure, logError } = require('./answers.js')
 const { createError } = require('./express.js')
 
-const { Promise, setImmediate } = globalThis
+const { Promise, ReadableStream, setImmediate } = globalThis
 
 /**
  * The handler for a function that takes a Request and gives a Response.
@@ -34,11 +34,19 @@ async function serve(fn, receiver, req, res, hold) {
     passThroughOnException() {},
   }
   const response = await Reflect.apply(fn, receiver, [requestOf(req, abort.signal), process.env, context])
-  if (!(response instanceof Response)) {
+  if (!isResponse(response)) {
     throw new TypeError(`a handler (request) => Response gave ${response === null ? 'null' : typeof response}, not a Response` +
       ' (a handler that uses res must declare both of its parameters: (req, res) => …)')
   }
   await send(response, req, res)
+}
+
+// Whether a value is a Response, of Node's own class or of another copy that a
+// package brings (undici, node-fetch, @whatwg-node/fetch).
+function isResponse(value) {
+  if (value instanceof Response) return true
+  return value !== null && typeof value === 'object' && Number.isInteger(value.status) && 'body' in value &&
+    typeof value.headers?.[Symbol.iterator] === 'function'
 }
 
 function requestOf(req, signal) {
@@ -74,19 +82,23 @@ function pathOf(target) {
 
 async function send(response, req, res) {
   res.statusCode = response.status
-  if (response.statusText !== '') res.statusMessage = response.statusText
+  if (response.statusText) res.statusMessage = response.statusText
   for (const [name, value] of response.headers) {
     if (name !== 'set-cookie') res.setHeader(name, value)
   }
-  const cookies = response.headers.getSetCookie()
+  // node-fetch has raw() for what the standard has now.
+  const cookies = response.headers.getSetCookie?.() ?? response.headers.raw?.()['set-cookie'] ?? []
   if (cookies.length > 0) res.setHeader('Set-Cookie', cookies)
 
-  if (response.body === null) return void res.end()
+  let { body } = response
+  if (body === null || body === undefined) return void res.end()
+  // node-fetch's is a stream of Node.
+  if (typeof body.getReader !== 'function') body = ReadableStream.from(body)
   if (req.method === 'HEAD') {
-    await response.body.cancel()
+    await body.cancel()
     return void res.end()
   }
-  const reader = response.body.getReader()
+  const reader = body.getReader()
   res.on('close', () => {
     if (!res.writableFinished) reader.cancel(new Error('the client is gone')).catch(() => {})
   })

@@ -124,3 +124,22 @@ test('fetch: request and response pass whole, in both directions as streams', as
   const idle = await container.receive('activity', { from, where: (m) => m.inFlight === 0 })
   assert.ok(idle)
 })
+
+test('fetch: a Response of another class than Node\'s, as packages bring them', async (t) => {
+  const container = await serving(t, {
+    'index.mjs': `import { Readable } from 'node:stream'
+      // As undici's, and as node-fetch's: a stream of Node, headers without getSetCookie.
+      const kinds = {
+        standard: (body) => ({ status: 202, statusText: 'Taken', headers: new Headers([['Set-Cookie', 'a=1'], ['Set-Cookie', 'b=2'], ['X-Kind', 'standard']]), body: new Response(body).body }),
+        node: (body) => ({ status: 202, statusText: 'Taken', body: Readable.from([Buffer.from(body)]),
+          headers: { *[Symbol.iterator]() { yield ['set-cookie', 'a=1, b=2']; yield ['x-kind', 'node'] }, raw: () => ({ 'set-cookie': ['a=1', 'b=2'] }) } }),
+      }
+      export default (request) => kinds[new URL(request.url).searchParams.get('kind')](request.method)`,
+  })
+  for (const kind of ['standard', 'node']) {
+    for (const [method, body] of [['GET', 'GET'], ['HEAD', '']]) {
+      const { status, message, headers, text } = await container.request({ path: `/?kind=${kind}`, method })
+      assert.deepEqual([status, message, headers['x-kind'], headers['set-cookie'], text], [202, 'Taken', kind, ['a=1', 'b=2'], body])
+    }
+  }
+})
