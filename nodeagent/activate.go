@@ -115,12 +115,13 @@ func (p *pod) load(ctx context.Context, inst *instance) error {
 	} else if err != nil {
 		return &failure{ReasonVolumeFailed, err.Error()}
 	}
-	_, err := w.conn.Activate(ctx, workerconn.Activation{
+	loaded, err := w.conn.Activate(ctx, workerconn.Activation{
 		Lease: inst.lease, Nonce: inst.nonce,
 		Namespace: p.spec.Namespace, Function: p.spec.Function, Pod: p.spec.PodName, Revision: p.spec.Revision,
 		Entry: p.spec.Entry, PodAddress: p.spec.Address.String(), Port: int(p.spec.Port),
 		Hostname: p.spec.hostname(), Env: p.spec.environment(), LoadTimeout: cfg.LoadTimeout,
 	})
+	inst.loaded = loaded
 	return loadFailure(w, cfg.LoadTimeout, err)
 }
 

@@ -144,7 +144,8 @@ func (cp *fakeControlPlane) FetchBundle(r *agentv1.FetchBundleRequest, stream ag
 	if !ok {
 		return grpcstatus.Errorf(codes.NotFound, "no bundle %s", r.GetDigest())
 	}
-	for part := range slices.Chunk(data, 1000) {
+	// Small ones come in several parts, too.
+	for part := range slices.Chunk(data, 1000+len(data)/1000) {
 		if err := stream.Send(&agentv1.FetchBundleResponse{Data: part}); err != nil {
 			return err
 		}
@@ -186,12 +187,26 @@ func (cp *fakeControlPlane) bundle(files map[string]string) string {
 	if err := w.Close(); err != nil {
 		cp.t.Fatal(err)
 	}
-	sum := sha256.Sum256(buf.Bytes())
+	return cp.store(buf.Bytes())
+}
+
+// store keeps an archive and returns its digest.
+func (cp *fakeControlPlane) store(archive []byte) string {
+	sum := sha256.Sum256(archive)
 	digest := "sha256:" + hex.EncodeToString(sum[:])
 	cp.mu.Lock()
 	defer cp.mu.Unlock()
-	cp.bundles[digest] = buf.Bytes()
+	cp.bundles[digest] = archive
 	return digest
+}
+
+// drop forgets the bundles of a pod.
+func (cp *fakeControlPlane) drop(a *agentv1.Assignment) {
+	cp.mu.Lock()
+	defer cp.mu.Unlock()
+	for _, m := range a.GetMounts() {
+		delete(cp.bundles, m.GetBundle())
+	}
 }
 
 // assignment is a pod named name whose code is the bundle at /function.
@@ -242,7 +257,13 @@ func (cp *fakeControlPlane) cutOff() {
 // wait returns once done is true of what the agent has said.
 func (cp *fakeControlPlane) wait(what string, done func() bool) {
 	cp.t.Helper()
-	ctx, cancel := context.WithTimeout(cp.t.Context(), patience)
+	cp.waitIn(cp.t, what, done)
+}
+
+// waitIn is wait of a test within the control plane's own.
+func (cp *fakeControlPlane) waitIn(t testing.TB, what string, done func() bool) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	for {
 		cp.mu.Lock()
@@ -256,7 +277,7 @@ func (cp *fakeControlPlane) wait(what string, done func() bool) {
 		case <-ctx.Done():
 			cp.mu.Lock()
 			defer cp.mu.Unlock()
-			cp.t.Fatalf("waited in vain for %s; the statuses so far: %s", what, show(cp.statuses))
+			t.Fatalf("waited in vain for %s; the statuses so far: %s", what, show(cp.statuses))
 		}
 	}
 }
@@ -274,13 +295,19 @@ func (cp *fakeControlPlane) waitState(a *agentv1.Assignment, state agentv1.PodSt
 	cp.t.Helper()
 	var last *agentv1.PodStatus
 	cp.wait(fmt.Sprintf("%s to be %s", a.GetPodName(), state), func() bool {
-		for _, s := range slices.Backward(cp.statuses) {
-			if s.GetPodUid() == a.GetPodUid() {
-				last = s
-				return s.GetState() == state
-			}
-		}
-		return false
+		last = cp.newest(a)
+		return last.GetState() == state
 	})
 	return last
+}
+
+// newest is a pod's newest status, or nil. The caller holds the lock, as the
+// condition of wait does.
+func (cp *fakeControlPlane) newest(a *agentv1.Assignment) *agentv1.PodStatus {
+	for _, s := range slices.Backward(cp.statuses) {
+		if s.GetPodUid() == a.GetPodUid() {
+			return s
+		}
+	}
+	return nil
 }

@@ -18,7 +18,10 @@ type instance struct {
 	// second is what its refusals carry.
 	lease, nonce string
 	leasedAt     time.Time
-	usage        *usage
+	// loaded is how long the function's module took, by the worker's clock. It
+	// is set before the pod becomes Active.
+	loaded time.Duration
+	usage  *usage
 
 	stopOnce sync.Once
 	stop     chan struct{}

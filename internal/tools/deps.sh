@@ -54,6 +54,8 @@ if [ ! -e "$stamp" ] || [ "$worker/package-lock.json" -nt "$stamp" ]; then
   npm --prefix "$worker" ci --no-audit --no-fund --loglevel=error
   touch "$stamp"
 fi
+say "npm packages of functions that the integration tests run"
+test/npm/install.sh >/dev/null
 say "Go modules"
 go mod download
 say "everything is there"

@@ -8,5 +8,7 @@ SANFRAN_RUNC=$(go -C deploy/local run . bin-dir)/runc
 export SANFRAN_RUNC
 SANFRAN_ROOTFS=$(go run ./deploy/images --rootfs | awk '$1 == "rootfs" { print $2 }')
 export SANFRAN_ROOTFS
+SANFRAN_NPM=$(test/npm/install.sh)
+export SANFRAN_NPM
 # One package at a time: they share the machine's cgroups, nft and bpffs.
 go test -tags integration -race -p 1 -timeout 9m ./deploy/images/... ./nodeagent/... ./router/... ./warmpool/...

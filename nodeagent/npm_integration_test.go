@@ -1,0 +1,367 @@
+//go:build integration
+
+package nodeagent
+
+import (
+	"archive/tar"
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"io"
+	"io/fs"
+	"maps"
+	"net/http"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	agentv1 "sanfran.dev/proto/sanfran/agent/v1"
+	"sanfran.dev/router"
+)
+
+// npmTest is the folder of functions that exercise npm packages.
+const npmTest = "../test/npm"
+
+// npmPackages is where test/npm/install.sh has put the packages.
+func npmPackages(t testing.TB) string {
+	t.Helper()
+	dir := os.Getenv("SANFRAN_NPM")
+	if dir == "" {
+		t.Fatal("SANFRAN_NPM does not name the installed npm packages: export SANFRAN_NPM=$(test/npm/install.sh)")
+	}
+	return dir
+}
+
+// npmCase is one function of test/npm/functions: what it needs, what it is
+// asked, and what it must answer.
+type npmCase struct {
+	Group    string   `json:"group"` // for the docs, like Proves
+	Proves   string   `json:"proves"`
+	Packages []string `json:"packages"`
+	Request  struct {
+		Method  string            `json:"method"`
+		Path    string            `json:"path"`
+		Headers map[string]string `json:"headers"`
+		Body    string            `json:"body"`
+	} `json:"request"`
+	Status int `json:"status"` // 200 if zero
+	Answer any `json:"answer"`
+}
+
+func npmCases(t testing.TB) map[string]*npmCase {
+	t.Helper()
+	data, err := os.ReadFile(filepath.Join(npmTest, "corpus.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	cases := map[string]*npmCase{}
+	decoder := json.NewDecoder(bytes.NewReader(data))
+	decoder.DisallowUnknownFields()
+	if err := decoder.Decode(&cases); err != nil {
+		t.Fatalf("corpus.json: %v", err)
+	}
+	return cases
+}
+
+// TestNpmPackages runs real npm packages in real containers: each function gets
+// a bundle of itself and all that its packages depend on, wakes in a container
+// of its own, and must answer what it answers under plain Node.js. Then it is
+// parked, and must answer the same from another container.
+func TestNpmPackages(t *testing.T) {
+	installed, lock := npmPackages(t), readNpmLock(t)
+	a := startAgent(t, func(c *Config) { c.PoolTarget, c.RouteSettle = 3, 10*time.Millisecond })
+	cases := npmCases(t)
+	for i, name := range slices.Sorted(maps.Keys(cases)) {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			test := cases[name]
+			bundle := npmBundle(t, name, installed, lock.closure(t, test.Packages))
+			files := bundle.files
+			pod := assignment(strings.ReplaceAll(name, ".", "-"), fmt.Sprintf("10.245.%d.%d", 10+i/200, 1+i%200), a.cp.store(bundle.archive))
+			bundle.archive = nil
+			pod.StartParked = true
+			pod.IdleTimeout = durationpb.New(npmIdle)
+			a.cp.assign(pod)
+			a.npmState(t, pod, agentv1.PodState_POD_STATE_PARKED)
+
+			cold := a.npmAnswer(t, pod, test)
+			select {
+			case <-cold.ended: // parked
+			case <-time.After(patience):
+				t.Fatalf("not parked %v after its only request", patience)
+			}
+			again := a.npmAnswer(t, pod, test)
+			t.Logf("%s: %d files, %.1f MB; loaded in %v, answered a cold request after %v; again in %v, %v; %.0f MB of memory",
+				name, files, float64(bundle.size)/1e6, cold.loaded, cold.took, again.loaded, again.took, float64(cold.memory)/1e6)
+			a.cp.withdraw(pod, 0)
+			a.npmState(t, pod, agentv1.PodState_POD_STATE_GONE)
+			a.cp.drop(pod)
+		})
+	}
+}
+
+// npmMeasure is how long a container took from a parked pod to an answer.
+type npmMeasure struct {
+	// loaded is the module's part of took.
+	loaded, took time.Duration
+	memory       int64
+	// ended is closed when the container is gone.
+	ended chan struct{}
+}
+
+// npmIdle is long enough to look at the container after its answer.
+const npmIdle = 250 * time.Millisecond
+
+func (a *realAgent) npmAnswer(t *testing.T, pod *agentv1.Assignment, test *npmCase) npmMeasure {
+	t.Helper()
+	r, err := http.NewRequestWithContext(t.Context(), test.Request.Method, "http://"+a.cfg.dataAddress()+test.Request.Path, strings.NewReader(test.Request.Body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, value := range test.Request.Headers {
+		r.Header.Set(name, value)
+	}
+	r.Header.Set(router.HeaderPod, pod.GetPodUid())
+	r.Header.Set(router.HeaderRevision, pod.GetRevision())
+	begun := time.Now()
+	res, err := client.Do(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	body, err := io.ReadAll(res.Body)
+	res.Body.Close()
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := npmMeasure{took: time.Since(begun).Round(time.Millisecond)}
+	inst := a.pods.get(pod.GetPodUid()).status().Instance
+	if inst == nil {
+		t.Fatalf("answered %d %q, but parked or failed already", res.StatusCode, body)
+	}
+	m.loaded, m.memory, m.ended = inst.loaded.Round(time.Millisecond), anonymousMemory(t, a.cfg, inst.warm.container.ID()), inst.ended
+	want := test.Status
+	if want == 0 {
+		want = http.StatusOK
+	}
+	var answer any
+	if err := json.Unmarshal(body, &answer); err != nil || res.StatusCode != want {
+		t.Fatalf("answered %d %q, want %d and JSON", res.StatusCode, body, want)
+	}
+	if diff := cmp.Diff(test.Answer, answer); diff != "" {
+		t.Fatalf("the answer is not the one of corpus.json (-want +got):\n%s", diff)
+	}
+	return m
+}
+
+// npmState waits for a pod's state, or fails with the reason it gives.
+func (a *realAgent) npmState(t *testing.T, pod *agentv1.Assignment, state agentv1.PodState) {
+	t.Helper()
+	var last *agentv1.PodStatus
+	a.cp.waitIn(t, fmt.Sprintf("%s to be %s", pod.GetPodName(), state), func() bool {
+		last = a.cp.newest(pod)
+		return last.GetState() == state || last.GetState() == agentv1.PodState_POD_STATE_FAILED
+	})
+	if last.GetState() != state {
+		t.Fatalf("%s: %s", last.GetReason(), last.GetMessage())
+	}
+}
+
+// anonymousMemory is what a container uses but for files it has read, in bytes;
+// zero where it is gone already.
+func anonymousMemory(t *testing.T, cfg Config, id string) int64 {
+	t.Helper()
+	stats, err := filepath.Glob("/sys/fs/cgroup/*" + cfg.CgroupBase + "/functions/" + id + "/memory.stat")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range stats {
+		data, err := os.ReadFile(name)
+		if err != nil {
+			continue
+		}
+		for line := range strings.Lines(string(data)) {
+			var n int64
+			if c, err := fmt.Sscanf(line, "total_rss %d", &n); c == 1 && err == nil {
+				return n
+			}
+			if c, err := fmt.Sscanf(line, "anon %d", &n); c == 1 && err == nil {
+				return n
+			}
+		}
+	}
+	return 0
+}
+
+// npmLock is what a package-lock.json says of installed packages, by their
+// folder, "" being the project itself.
+type npmLock map[string]struct {
+	Version              string            `json:"version"`
+	Dependencies         map[string]string `json:"dependencies"`
+	OptionalDependencies map[string]string `json:"optionalDependencies"`
+	PeerDependencies     map[string]string `json:"peerDependencies"`
+	PeerDependenciesMeta map[string]struct {
+		Optional bool `json:"optional"`
+	} `json:"peerDependenciesMeta"`
+}
+
+func readNpmLock(t testing.TB) npmLock {
+	t.Helper()
+	data, err := os.ReadFile(filepath.Join(npmTest, "package-lock.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var lock struct {
+		Packages npmLock `json:"packages"`
+	}
+	if err := json.Unmarshal(data, &lock); err != nil {
+		t.Fatalf("package-lock.json: %v", err)
+	}
+	return lock.Packages
+}
+
+// closure is the folders of the packages and of all they depend on, as a
+// project of these packages alone would have them.
+func (l npmLock) closure(t *testing.T, packages []string) []string {
+	t.Helper()
+	found := map[string]bool{}
+	var add func(from, name string, optional bool)
+	add = func(from, name string, optional bool) {
+		dir, ok := l.resolve(from, name)
+		switch {
+		case !ok && optional:
+			return
+		case !ok:
+			t.Fatalf("package-lock.json has no %s for %q: add it to test/npm/package.json", name, from)
+		case found[dir]:
+			return
+		}
+		found[dir] = true
+		p := l[dir]
+		for name := range p.Dependencies {
+			_, optional := p.OptionalDependencies[name]
+			add(dir, name, optional)
+		}
+		for name := range p.OptionalDependencies {
+			add(dir, name, true)
+		}
+		for name := range p.PeerDependencies {
+			if !p.PeerDependenciesMeta[name].Optional {
+				add(dir, name, false)
+			}
+		}
+	}
+	for _, name := range packages {
+		add("", name, false)
+	}
+	return slices.Sorted(maps.Keys(found))
+}
+
+// resolve finds a package as Node.js does: in the node_modules of the folder,
+// or of one above.
+func (l npmLock) resolve(from, name string) (string, bool) {
+	for {
+		dir := path.Join(from, "node_modules", name)
+		if _, ok := l[dir]; ok {
+			return dir, true
+		}
+		if from == "" {
+			return "", false
+		}
+		from = strings.TrimSuffix(from[:strings.LastIndex("/"+from, "/node_modules/")], "/")
+	}
+}
+
+// npmArchive is a bundle as it travels.
+type npmArchive struct {
+	archive     []byte
+	files, size int
+}
+
+// npmBundle packs a function with the folders of its packages.
+func npmBundle(t *testing.T, name, installed string, packages []string) *npmArchive {
+	t.Helper()
+	var buf bytes.Buffer
+	w := tar.NewWriter(&buf)
+	b := &npmArchive{}
+	add := func(file, as string, info fs.FileInfo) {
+		content, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := w.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: as, Mode: int64(info.Mode().Perm()), Size: int64(len(content))}); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := w.Write(content); err != nil {
+			t.Fatal(err)
+		}
+		b.files++
+		b.size += len(content)
+	}
+	tree := func(dir, as string, skip func(string) bool) {
+		if err := filepath.WalkDir(dir, func(file string, entry fs.DirEntry, err error) error {
+			if err != nil {
+				return err
+			}
+			rel, err := filepath.Rel(dir, file)
+			if err != nil {
+				return err
+			}
+			if entry.IsDir() && skip(rel) {
+				return fs.SkipDir
+			}
+			if !entry.Type().IsRegular() {
+				return nil
+			}
+			info, err := entry.Info()
+			if err != nil {
+				return err
+			}
+			add(file, path.Join(as, filepath.ToSlash(rel)), info)
+			return nil
+		}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, shared := range []string{"loopback.js", "redis-server.js"} {
+		file := filepath.Join(npmTest, shared)
+		info, err := os.Stat(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		add(file, shared, info)
+	}
+	own := filepath.Join(npmTest, "functions", name)
+	if info, err := os.Stat(own); err == nil && info.IsDir() {
+		tree(own, "", func(string) bool { return false })
+	} else {
+		files, err := filepath.Glob(own + ".*js")
+		if err != nil || len(files) != 1 {
+			t.Fatalf("functions/%s.*js: %v, %v; want one", name, files, err)
+		}
+		info, err := os.Stat(files[0])
+		if err != nil {
+			t.Fatal(err)
+		}
+		add(files[0], "index"+filepath.Ext(files[0]), info)
+	}
+	for _, dir := range packages {
+		from := filepath.Join(installed, filepath.FromSlash(dir))
+		if _, err := os.Stat(from); err != nil {
+			continue // of another platform
+		}
+		// What is nested in a package is a package of its own.
+		tree(from, dir, func(rel string) bool { return rel == "node_modules" })
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	b.archive = buf.Bytes()
+	return b
+}
