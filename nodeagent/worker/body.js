@@ -7,7 +7,7 @@
 const { EventEmitter } = require('node:events')
 const zlib = require('node:zlib')
 
-const { bodyParser, createError } = require('./express.js')
+const { bodyParser, contentType, createError } = require('./express.js')
 
 /** Most bytes of a body that is parsed, before and after decompression. */
 const LIMIT = 1 << 20
@@ -54,16 +54,22 @@ function parse(parser, headers, bytes) {
   const encoding = headers['content-encoding']
   const stream = new Bytes()
   stream.headers = { 'content-type': headers['content-type'] }
-  if (encoding !== undefined && encoding.toLowerCase() !== 'identity') bytes = decompress(encoding.toLowerCase(), bytes)
+  if (encoding && encoding.toLowerCase() !== 'identity') bytes = decompress(encoding.toLowerCase(), bytes)
   stream.headers['content-length'] = String(bytes.length)
 
-  let failure = null
+  let failure
   parser(stream, null, (error) => {
     failure = error ?? null
   })
-  if (failure === null) stream.flow(bytes)
+  if (failure === undefined) stream.flow(bytes)
+  if (failure === undefined) throw unknownCharset(headers['content-type']) // the parser says so later
   if (failure !== null) throw failure
   return stream.body
+}
+
+function unknownCharset(type) {
+  const { charset } = contentType.parse(type).parameters
+  return createError(415, `unsupported charset "${charset.toUpperCase()}"`, { charset: charset.toLowerCase(), type: 'charset.unsupported' })
 }
 
 // A stream that has its bytes already: Express's parsers finish on it before
