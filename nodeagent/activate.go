@@ -107,6 +107,9 @@ func (p *pod) load(ctx context.Context, inst *instance) error {
 	if err := w.container.SetResources(ctx, cfg.limits(p.spec.Resources)); err != nil {
 		return fmt.Errorf("set the container's limits: %w", err)
 	}
+	if err := w.container.SetHostname(ctx, p.spec.hostname()); err != nil {
+		return err
+	}
 	p.mu.Lock()
 	v := p.volumes
 	p.mu.Unlock()

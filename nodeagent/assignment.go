@@ -91,6 +91,8 @@ func (a *Assignment) validate() error {
 		return refuse("no runtime")
 	case !path.IsAbs(a.Entry):
 		return refuse("the entry %q is not absolute", a.Entry)
+	case len(a.Hostname) > 64:
+		return refuse("the host name %q is longer than the kernel's 64 bytes", a.Hostname)
 	case a.IdleTimeout < 0:
 		return refuse("the idle timeout %v is negative", a.IdleTimeout)
 	}

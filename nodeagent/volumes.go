@@ -147,7 +147,7 @@ func (a *Assignment) hostname() string {
 	if a.Hostname != "" {
 		return a.Hostname
 	}
-	return a.PodName
+	return a.PodName[:min(len(a.PodName), 63)] // as the kubelet cuts it
 }
 
 // mountInto binds everything into a container. The agent does it while the

@@ -2,9 +2,10 @@
 // takes them apart again without a trace.
 //
 // A container's life has three steps. Start makes it: it boots a program (the
-// Node.js worker) that has nothing of any tenant yet. While it runs, Mount and
-// SetResources turn the anonymous container into a function's: directories
-// appear in its root and its limits become those of the pod. Destroy ends it
+// Node.js worker) that has nothing of any tenant yet. While it runs, Mount,
+// SetResources and SetHostname turn the anonymous container into a function's:
+// directories appear in its root, its limits and its name become those of the
+// pod. Destroy ends it
 // for good; a container is never used a second time.
 //
 //	c, err := runtime.Start(ctx, container.Config{ID: "a1", RootFS: node24, …})
@@ -71,6 +72,10 @@ type Container interface {
 	// Lowering memory below what is in use may end the container (OOMKilled)
 	// or fail with the kernel's EBUSY, depending on the cgroup version.
 	SetResources(ctx context.Context, r Resources) error
+
+	// SetHostname replaces the host name, in the running container: 1 to 64
+	// bytes. It is on the path of a cold request.
+	SetHostname(ctx context.Context, name string) error
 
 	// Exited is closed once the container's program has ended, by itself or
 	// through Destroy. Processes it had started are dead by then, too.

@@ -225,6 +225,19 @@ func (c *Instance) SetResources(ctx context.Context, r container.Resources) erro
 	return nil
 }
 
+// SetHostname implements container.Container.
+func (c *Instance) SetHostname(ctx context.Context, name string) error {
+	if name == "" || len(name) > 64 {
+		return fmt.Errorf("container %s: host name %q: %w", c.cfg.ID, name, container.ErrInvalid)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if err := c.alive(ctx); err != nil {
+		return fmt.Errorf("container %s: set the host name: %w", c.cfg.ID, err)
+	}
+	return nil
+}
+
 // Destroy implements container.Container.
 func (c *Instance) Destroy(context.Context) error {
 	c.mu.Lock()

@@ -60,6 +60,7 @@ func Suite(t *testing.T, New func(t *testing.T) Subject) {
 		{"DestroyFinishesUnderACancelledContext", destroyCancelled},
 		{"MountChecksItsArguments", mountChecks},
 		{"SetResourcesChecksItsArguments", resourcesCheck},
+		{"SetHostnameChecksItsArgument", hostnameCheck},
 		{"NothingCanBeDoneToWhatIsGone", goneIsGone},
 		{"ManyAtOnce", manyAtOnce},
 	} {
@@ -346,6 +347,21 @@ func resourcesCheck(t *testing.T, s *suite) {
 	s.destroy(c)
 }
 
+func hostnameCheck(t *testing.T, s *suite) {
+	c := s.start("named", Idle)
+	for _, name := range []string{"", strings.Repeat("x", 65)} {
+		if err := c.SetHostname(t.Context(), name); !errors.Is(err, container.ErrInvalid) {
+			t.Errorf("SetHostname(%q) = %v; want an ErrInvalid", name, err)
+		}
+	}
+	for _, name := range []string{"a", strings.Repeat("x", 64)} {
+		if err := c.SetHostname(t.Context(), name); err != nil {
+			t.Errorf("SetHostname(%q): %v", name, err)
+		}
+	}
+	s.destroy(c)
+}
+
 func goneIsGone(t *testing.T, s *suite) {
 	ended := s.start("ended", Exit3)
 	s.awaitExit(ended)
@@ -358,6 +374,9 @@ func goneIsGone(t *testing.T, s *suite) {
 		}
 		if err := c.SetResources(t.Context(), container.Resources{MilliCPU: 500}); !errors.Is(err, container.ErrGone) {
 			t.Errorf("SetResources of the %s container: %v; want ErrGone", c.ID(), err)
+		}
+		if err := c.SetHostname(t.Context(), "late"); !errors.Is(err, container.ErrGone) {
+			t.Errorf("SetHostname of the %s container: %v; want ErrGone", c.ID(), err)
 		}
 	}
 	s.destroy(ended)

@@ -32,7 +32,7 @@ module.exports = async (req, res) => {
   res.json({
     ok: true, program: execFileSync('/tmp/program', ['it']).toString(), shell: execSync('echo $HOME; id -un').toString(), forked, shared, itself,
     localhost: (await dns.lookup('localhost', { family: 4 })).address, wasm: wasm.instance.exports.add(40, 2),
-    home: os.homedir(), temporary: os.tmpdir(), user: os.userInfo().username, shellOf: os.userInfo().shell, processors: os.cpus().length > 0,
+    home: os.homedir(), temporary: os.tmpdir(), user: os.userInfo().username, shellOf: os.userInfo().shell, processors: os.cpus().length > 0, host: os.hostname(),
     interfaces: Object.keys(os.networkInterfaces()).includes('lo'), roots: tls.rootCertificates.length > 100, certificates: fs.readFileSync('/etc/ssl/certs/ca-certificates.crt', 'utf8').includes('BEGIN CERTIFICATE'),
     number: new Intl.NumberFormat('de-DE', { style: 'currency', currency: 'EUR' }).format(1234.5), zone: new Intl.DateTimeFormat('en', { timeZone: 'Asia/Kathmandu', timeStyle: 'long' }).format(0),
     sorted: ['z', 'ä', 'a'].sort(new Intl.Collator('sv').compare), shm: fs.statSync('/dev/shm').isDirectory(),

@@ -1,0 +1,75 @@
+package container
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime"
+
+	"golang.org/x/sys/unix"
+)
+
+// maxHostname is the kernel's HOST_NAME_MAX.
+const maxHostname = 64
+
+// validHostname wraps ErrInvalid in its error.
+func validHostname(name string) error {
+	if name == "" || len(name) > maxHostname {
+		return fmt.Errorf("host name %q: %w: it must have 1 to %d bytes", name, ErrInvalid, maxHostname)
+	}
+	return nil
+}
+
+// SetHostname implements Container.
+func (c *runcContainer) SetHostname(ctx context.Context, name string) error {
+	if err := validHostname(name); err != nil {
+		return fmt.Errorf("container %s: %w", c.id, err)
+	}
+	if err := c.alive(ctx); err != nil {
+		return fmt.Errorf("container %s: set the host name: %w", c.id, err)
+	}
+	defer c.mu.RUnlock()
+	if err := c.process.setHostname(name); err != nil {
+		return fmt.Errorf("container %s: set the host name: %w", c.id, err)
+	}
+	return nil
+}
+
+// setHostname sets the name in the process's UTS namespace, which one thread of
+// the agent joins for that moment.
+func (p *initProcess) setHostname(name string) error {
+	own, err := unix.Open("/proc/thread-self/ns/uts", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("the agent's UTS namespace: %w", err)
+	}
+	defer func() { _ = unix.Close(own) }()
+	conn, err := p.fd.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var setErr error
+	err = conn.Control(func(fd uintptr) {
+		done := make(chan error)
+		go func() { // a thread that does not find back ends with its goroutine
+			runtime.LockOSThread()
+			err := unix.Setns(int(fd), unix.CLONE_NEWUTS)
+			if err != nil {
+				runtime.UnlockOSThread()
+				if errors.Is(err, unix.ESRCH) {
+					err = ErrGone
+				}
+				done <- fmt.Errorf("join the UTS namespace: %w", err)
+				return
+			}
+			err = unix.Sethostname([]byte(name))
+			if backErr := unix.Setns(own, unix.CLONE_NEWUTS); backErr == nil {
+				runtime.UnlockOSThread()
+			} else {
+				err = errors.Join(err, fmt.Errorf("leave the UTS namespace: %w", backErr))
+			}
+			done <- err
+		}()
+		setErr = <-done
+	})
+	return errors.Join(err, setErr)
+}
