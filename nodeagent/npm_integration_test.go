@@ -155,7 +155,7 @@ func (a *realAgent) npmAnswer(t *testing.T, pod *agentv1.Assignment, test *npmCa
 		t.Fatalf("answered %d %q, want %d and JSON", res.StatusCode, body, want)
 	}
 	if diff := cmp.Diff(test.Answer, answer); diff != "" {
-		t.Fatalf("the answer is not the one of corpus.json (-want +got):\n%s", diff)
+		t.Fatalf("the answer is not the one of corpus.json (-want +got):\n%s\n%s", diff, body)
 	}
 	return m
 }
