@@ -9,6 +9,13 @@ const { Failure } = require('./failure.js')
 
 const { parse } = JSON
 
+/**
+ * The conditions of "exports" that hold here, as for a program that imports the
+ * package; where they lead nowhere, those of one that requires it.
+ */
+const IMPORTING = new Set(['node-addons', 'node', 'import', 'module-sync', 'default'])
+const REQUIRING = new Set(['node-addons', 'node', 'require', 'module-sync', 'default'])
+
 /** The files that are looked for where package.json names none, in this order. */
 const CANDIDATES = [
   'index.js', 'index.mjs', 'index.cjs', 'index.ts', 'index.mts', 'index.cts',
@@ -36,6 +43,15 @@ function findEntry(entry) {
 }
 
 function fileOf(folder, manifest) {
+  const target = exported(manifest?.exports, IMPORTING) ?? exported(manifest?.exports, REQUIRING)
+  if (typeof target === 'string') {
+    const file = path.resolve(folder, target)
+    if (!target.startsWith('./') || !file.startsWith(folder + path.sep)) {
+      throw new Failure('ModuleNotFound', `package.json exports "${target}", which is not a path below it that begins with ./`)
+    }
+    if (!isFile(file)) throw new Failure('ModuleNotFound', `package.json exports "${target}", which the bundle does not have`)
+    return file
+  }
   if (typeof manifest?.main === 'string' && manifest.main !== '') {
     for (const suffix of MAIN_SUFFIXES) {
       const file = path.resolve(folder, manifest.main) + suffix
@@ -47,7 +63,27 @@ function fileOf(folder, manifest) {
     const file = path.join(folder, name)
     if (isFile(file)) return file
   }
-  throw new Failure('ModuleNotFound', `the bundle has no entry: neither a "main" in package.json nor any of ${CANDIDATES.join(', ')}`)
+  throw new Failure('ModuleNotFound', `the bundle has no entry: neither "exports" nor "main" in package.json, nor any of ${CANDIDATES.join(', ')}`)
+}
+
+// The target of "." in "exports", by Node's rules: Modules: Packages, "Package
+// entry points" and "Conditional exports". Undefined or null if there is none.
+function exported(target, conditions) {
+  if (typeof target === 'string' || target === null) return target
+  if (Array.isArray(target)) {
+    for (const one of target) {
+      const found = exported(one, conditions)
+      if (typeof found === 'string') return found
+    }
+    return undefined
+  }
+  if (typeof target !== 'object') return undefined
+  for (const [key, value] of Object.entries(target)) {
+    if (key !== '.' && !conditions.has(key)) continue
+    const found = exported(value, conditions)
+    if (found !== undefined) return found
+  }
+  return undefined
 }
 
 function readManifest(folder) {

@@ -51,7 +51,7 @@ function failureOf(thrown, folder, file) {
     // Only errors of the compiler begin with the place; one that running code
     // throws (JSON.parse) begins with its name.
     const place = /^((?:file:\/\/)?\/.*):(\d+)$/m.exec(firstLine(String(thrown.stack)))
-    if (place) return new Failure('SyntaxError', `${short(place[1])}:${place[2]}: ${firstLine(thrown.message)}`, trace)
+    if (place) return new Failure('SyntaxError', `${short(place[1])}:${place[2]}: ${firstLine(thrown.message)}${more(thrown)}`, trace)
     if (/^\s+at compileSourceTextModule /m.test(thrown.stack)) {
       const found = file === undefined ? '' : locate(file)
       return new Failure('SyntaxError', (found && `${short(found)}: `) + firstLine(thrown.message), (found && `${found}\n`) + trace)
@@ -61,6 +61,10 @@ function failureOf(thrown, folder, file) {
   }
   return new Failure('LoadError', summary(thrown) + whereOf(thrown, folder), trace)
 }
+
+// What a user of TypeScript's compiler would not expect.
+const more = (thrown) => (thrown.code !== 'ERR_UNSUPPORTED_TYPESCRIPT_SYNTAX' ? ''
+  : '; of TypeScript only types that can be erased are supported: no enum, namespace with code, parameter property or import =')
 
 const missing = (wanted, importer) => `cannot find module '${wanted}'` + (importer ? `, imported by ${importer}` : '')
 

@@ -13,12 +13,21 @@ test('an object of functions: the first segment of the path chooses', async (t) 
   const container = await serving(t, {
     'index.js': `exports.a = (req, res) => res.json([req.url, req.baseUrl, req.originalUrl, req.query])
       exports['b c'] = async (req, res) => res.send('bc')
-      exports.answer = 42`,
+      exports.answer = 42
+      exports['ü/?#'] = (req, res) => res.json([req.url, req.baseUrl])
+      exports.inside = { f(req, res) { res.send('inside') } }
+      exports.Class = class {}
+      Object.defineProperty(exports, '__proto__', { value: (req, res) => res.send('own __proto__'), enumerable: true })
+      Object.defineProperty(exports, 'hidden', { value: (req, res) => res.send('hidden') })
+      Object.setPrototypeOf(exports, { inherited(req, res) { res.send('inherited') } })`,
   })
   assert.deepEqual((await container.request({ path: '/a/x/y?q=1' })).json, ['/x/y?q=1', '/a', '/a/x/y?q=1', { q: '1' }])
   assert.deepEqual((await container.request({ path: '/a?q=1' })).json, ['/?q=1', '/a', '/a?q=1', { q: '1' }])
   assert.equal((await container.request({ path: '/b%20c' })).text, 'bc')
-  for (const path of ['/', '/answer', '/toString', '/__proto__', '/A']) {
+  assert.equal((await container.request({ path: '/%61' })).json[1], '/%61')
+  assert.deepEqual((await container.request({ path: '/%C3%BC%2F%3F%23/x' })).json, ['/x', '/%C3%BC%2F%3F%23'])
+  assert.equal((await container.request({ path: '/__proto__' })).text, 'own __proto__')
+  for (const path of ['/', '//a', '/answer', '/toString', '/constructor', '/hasOwnProperty', '/%5F_defineGetter__', '/A', '/inside', '/inside/f', '/inherited', '/hidden', '/Class']) {
     const { status, json } = await container.request({ path })
     assert.deepEqual([status, json.error.code], [404, 'FunctionNotFound'], path)
   }
