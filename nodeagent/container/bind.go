@@ -44,10 +44,14 @@ func bind(root string, m Mount, who tenant) error {
 	if kind != unix.S_IFDIR && kind != unix.S_IFREG {
 		return fmt.Errorf("mount source %s: %w: neither a directory nor a regular file", m.Source, ErrInvalid)
 	}
+	var attributes uint64
+	if m.NoExec {
+		attributes = unix.MOUNT_ATTR_NOEXEC
+	}
 	if m.ReadOnly {
-		err = setAttributes(tree, unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY})
+		err = setAttributes(tree, unix.MountAttr{Attr_set: attributes | unix.MOUNT_ATTR_RDONLY})
 	} else {
-		err = giveTo(tree, who)
+		err = giveTo(tree, who, attributes)
 	}
 	if err != nil {
 		return fmt.Errorf("mount source %s: %w", m.Source, err)
@@ -59,6 +63,26 @@ func bind(root string, m Mount, who tenant) error {
 	defer func() { _ = unix.Close(target) }()
 	if err := unix.MoveMount(tree, "", target, "", unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_EMPTY_PATH); err != nil {
 		return fmt.Errorf("mount %s on %s: %w", m.Source, m.Target, err)
+	}
+	return nil
+}
+
+// unbind takes away what is mounted at target below root, the latest first. Like
+// bind it trusts no name in there: what it finds is pinned before it goes.
+func unbind(root, target string) error {
+	top, err := unix.Open(root, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = unix.Close(top) }()
+	point, err := openIn(top, strings.TrimPrefix(target, "/"))
+	if err != nil {
+		return fmt.Errorf("open %s: %w", target, err)
+	}
+	defer func() { _ = unix.Close(point) }()
+	// A path that is no mount point is refused with EINVAL.
+	if err := unix.Unmount(fmt.Sprintf("/proc/self/fd/%d", point), unix.MNT_DETACH); err != nil {
+		return fmt.Errorf("unmount %s: %w", target, err)
 	}
 	return nil
 }
@@ -78,7 +102,7 @@ func setAttributes(tree int, attr unix.MountAttr) error {
 // container of the same volume, whose user is another of the host's, owns it
 // too. On a filesystem that cannot map ids (overlayfs, NFS) the volume itself
 // is given to this container's user, and older files stay their writers'.
-func giveTo(tree int, who tenant) error {
+func giveTo(tree int, who tenant, attributes uint64) error {
 	own := func(id int) error {
 		if err := unix.Fchownat(tree, "", id, id, unix.AT_EMPTY_PATH); err != nil {
 			return fmt.Errorf("give it to user %d: %w", id, err)
@@ -93,10 +117,10 @@ func giveTo(tree int, who tenant) error {
 		return fmt.Errorf("the container's user namespace: %w", err)
 	}
 	defer func() { _ = unix.Close(namespace) }()
-	err = setAttributes(tree, unix.MountAttr{Attr_set: unix.MOUNT_ATTR_IDMAP, Userns_fd: uint64(namespace)})
+	err = setAttributes(tree, unix.MountAttr{Attr_set: attributes | unix.MOUNT_ATTR_IDMAP, Userns_fd: uint64(namespace)})
 	if errors.Is(err, unix.EINVAL) {
 		if err = own(who.hostID); err == nil {
-			err = setAttributes(tree, unix.MountAttr{})
+			err = setAttributes(tree, unix.MountAttr{Attr_set: attributes})
 		}
 	}
 	return err

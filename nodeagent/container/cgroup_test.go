@@ -62,6 +62,26 @@ func TestLimitWrites(t *testing.T) {
 	}
 }
 
+func TestMemoryInUse(t *testing.T) {
+	for _, c := range []struct {
+		usage, stat, prefix string
+		want                int64
+		fails               bool
+	}{
+		{usage: "1000\n", stat: "anon 500\ninactive_file 100\nactive_file 200\nshmem 40\n", want: 700},
+		{usage: "1000\n", stat: "inactive_file 1\nactive_file 2\ntotal_inactive_file 100\ntotal_active_file 200\n", prefix: "total_", want: 700},
+		{usage: "10\n", stat: "inactive_file 100\n", want: 0},
+		{usage: "10\n", want: 10},
+		{usage: "max\n", fails: true},
+		{usage: "10\n", stat: "active_file many\n", fails: true},
+	} {
+		got, err := memoryInUse(c.usage, c.stat, c.prefix)
+		if got != c.want || (err != nil) != c.fails {
+			t.Errorf("memoryInUse(%q, %q, %q) = %d, %v; want %d, failure %v", c.usage, c.stat, c.prefix, got, err, c.want, c.fails)
+		}
+	}
+}
+
 func TestParseOOMKills(t *testing.T) {
 	for in, want := range map[string]int{
 		"oom_kill_disable 0\nunder_oom 0\noom_kill 2\n":               2,

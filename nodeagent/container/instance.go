@@ -85,6 +85,28 @@ func (c *runcContainer) Mount(ctx context.Context, m Mount) error {
 	return nil
 }
 
+func (c *runcContainer) Unmount(ctx context.Context, target string) error {
+	if err := (Mount{Source: "/", Target: target}).Validate(); err != nil {
+		return fmt.Errorf("container %s: %w", c.id, err)
+	}
+	if err := c.alive(ctx); err != nil {
+		return fmt.Errorf("container %s: unmount %s: %w", c.id, target, err)
+	}
+	defer c.mu.RUnlock()
+	if err := unbind(c.runtime.slot(c.id).root(), target); err != nil {
+		return fmt.Errorf("container %s: %w", c.id, err)
+	}
+	return nil
+}
+
+func (c *runcContainer) MemoryInUse(ctx context.Context) (int64, error) {
+	if err := c.alive(ctx); err != nil {
+		return 0, fmt.Errorf("container %s: memory in use: %w", c.id, err)
+	}
+	defer c.mu.RUnlock()
+	return c.runtime.opts.Cgroups.MemoryInUse(c.id)
+}
+
 func (c *runcContainer) SetResources(ctx context.Context, limits Resources) error {
 	if err := limits.Validate(); err != nil {
 		return fmt.Errorf("container %s: %w", c.id, err)

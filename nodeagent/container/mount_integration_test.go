@@ -53,6 +53,19 @@ func TestMountAppearsInARunningContainer(t *testing.T) {
 			t.Errorf("/function is mounted without %s: %s", want, options)
 		}
 	}
+	if err := s.Mount(t.Context(), container.Mount{Source: bundle, Target: "/sealed", ReadOnly: true, NoExec: true}); err != nil {
+		t.Fatal(err)
+	}
+	if options := s.eval(`return require("fs").readFileSync("/proc/self/mountinfo", "utf8").split("\n").filter(l => l.includes(" /sealed "))`); !strings.Contains(options, "noexec") {
+		t.Errorf("/sealed is mounted without noexec: %s", options)
+	}
+	if err := s.Unmount(t.Context(), "/sealed"); err != nil {
+		t.Error(err)
+	}
+	s.expect(`return require("fs").existsSync("/sealed/index.js")`, "false")
+	if err := s.Unmount(t.Context(), "/data"); err == nil {
+		t.Error("Unmount of a folder that is no mount point succeeded")
+	}
 	for _, target := range []string{"/tmp/x", "/proc/x", "/dev"} {
 		if err := s.Mount(t.Context(), container.Mount{Source: bundle, Target: target}); err == nil {
 			t.Errorf("Mount at %s, where the container has a filesystem of its own, succeeded", target)

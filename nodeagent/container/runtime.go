@@ -66,6 +66,14 @@ type Container interface {
 	// It is on the path of a cold request: a few system calls, no process.
 	Mount(ctx context.Context, m Mount) error
 
+	// Unmount takes the latest mount at a Mount's target away again. What the
+	// container has open there stays open.
+	Unmount(ctx context.Context, target string) error
+
+	// MemoryInUse is how many bytes of memory the container holds that the
+	// kernel could not simply drop.
+	MemoryInUse(ctx context.Context) (int64, error)
+
 	// SetResources replaces the limits, in the running container. Zero
 	// values mean "as started". It is on the path of a cold request.
 	//
@@ -104,6 +112,10 @@ type Config struct {
 	// RootFS is the directory with the root filesystem. It is the lower layer
 	// of what the container sees, shared by all containers and never written.
 	RootFS string
+
+	// Layer is a directory laid over RootFS, with the same rules; empty for
+	// none.
+	Layer string
 
 	// Listener becomes file descriptor 3 and Control file descriptor 4 of the
 	// program; Stdout and Stderr (use pipes; nil is /dev/null) become 1 and 2.
@@ -153,6 +165,8 @@ type Mount struct {
 	// the user of every later container that it is mounted in: all of them
 	// see, and share, the same owner.
 	ReadOnly bool
+	// NoExec refuses to run programs from there, and to map their code.
+	NoExec bool
 }
 
 // ExitStatus says how a container's program ended.
@@ -187,6 +201,8 @@ func (cfg Config) Validate() error {
 		return fmt.Errorf("container %s: root filesystem %q: %w: need an absolute path", cfg.ID, cfg.RootFS, ErrInvalid)
 	case strings.ContainsAny(cfg.RootFS, ":,\\"):
 		return fmt.Errorf("container %s: root filesystem %q: %w: an overlay's lower layer may not have ':', ',' or '\\' in its path", cfg.ID, cfg.RootFS, ErrInvalid)
+	case cfg.Layer != "" && (!path.IsAbs(cfg.Layer) || strings.ContainsAny(cfg.Layer, ":,\\")):
+		return fmt.Errorf("container %s: layer %q: %w: need an absolute path without ':', ',' and '\\'", cfg.ID, cfg.Layer, ErrInvalid)
 	case cfg.Listener == nil || cfg.Control == nil:
 		return fmt.Errorf("container %s: %w: Listener and Control must both be set", cfg.ID, ErrInvalid)
 	case len(cfg.Args) == 0 || !path.IsAbs(cfg.Args[0]):

@@ -46,7 +46,12 @@ type Conn struct {
 	loadMs float64
 	failed *LoadError
 	last   Activity
-	err    error
+	// cache is what the worker said of its compile cache.
+	cache CompileCache
+	// compiled is not nil while the worker is asked to write what V8 has
+	// compiled, and closed when it has.
+	compiled chan struct{}
+	err      error
 }
 
 // state is how far the conversation has come.
@@ -121,6 +126,41 @@ func (c *Conn) Activity() Activity {
 // WaitWarm returns when the worker has booted.
 func (c *Conn) WaitWarm(ctx context.Context) error {
 	return c.wait(ctx, c.warm, "boot")
+}
+
+// CompileCache is what the worker said when it was warm, before any function
+// ran in it.
+func (c *Conn) CompileCache() CompileCache {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.cache
+}
+
+// Compile makes the worker write what V8 has compiled so far into the folder of
+// its CompileCache, where something writable must be mounted by then, and waits
+// until it says that it has. The worker does nothing else meanwhile. One call at
+// a time, at any time but while a function loads.
+func (c *Conn) Compile(ctx context.Context) error {
+	done := make(chan struct{})
+	c.mu.Lock()
+	switch {
+	case c.err != nil:
+		err := c.err
+		c.mu.Unlock()
+		return fmt.Errorf("workerconn: the connection has ended: %w", err)
+	case c.compiled != nil || c.state < warm || c.state == activating || c.state == failed:
+		state := c.state
+		c.mu.Unlock()
+		return fmt.Errorf("workerconn: Compile called in state %d, or twice", state)
+	}
+	c.compiled = done
+	c.mu.Unlock()
+	if err := c.send(compileMessage{Type: "compile"}); err != nil {
+		return err
+	}
+	// After a context's end the answer may still come: until then there is no
+	// other call.
+	return c.wait(ctx, done, "write its compile cache")
 }
 
 // Activate makes a warm worker load a function and waits for the outcome: how
@@ -256,7 +296,7 @@ func (c *Conn) receive(m message) error {
 	c.mu.Lock()
 	switch {
 	case m.Type == "warm" && c.state == booting:
-		c.state = warm
+		c.state, c.cache = warm, m.CompileCache
 		close(c.warm)
 	case m.Type == "ready" && c.state == activating:
 		c.state, c.loadMs = ready, m.LoadMs
@@ -267,6 +307,9 @@ func (c *Conn) receive(m message) error {
 	case m.Type == "drained" && c.state == draining:
 		c.state = drained
 		close(c.drained)
+	case m.Type == "compiled" && c.compiled != nil:
+		close(c.compiled)
+		c.compiled = nil
 	case m.Type == "activity" && c.state >= warm: // strangers may connect before there is a lease
 		c.last = Activity{InFlight: m.InFlight, Direct: m.Direct}
 		last := c.last

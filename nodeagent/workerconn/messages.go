@@ -50,6 +50,9 @@ type Activation struct {
 	Env        map[string]string `json:"env"`
 	// LoadTimeout bounds loading; the worker reports LoadTimeout after it.
 	LoadTimeout time.Duration `json:"-"`
+	// Compiled: what V8 has compiled of the function is mounted at the folder
+	// of the worker's CompileCache.
+	Compiled bool `json:"compiled,omitempty"`
 }
 
 // Activity is what a worker says of itself.
@@ -58,6 +61,16 @@ type Activity struct {
 	InFlight int
 	// Direct counts open connections to the pod's own address.
 	Direct int
+}
+
+// CompileCache is where a worker looks for what V8 has compiled before.
+type CompileCache struct {
+	// Dir is a folder inside the container, named after the very version of
+	// Node.js and V8; empty if the worker was not told to have a cache.
+	Dir string `json:"dir"`
+	// On is false if the folder was not there when the worker booted: it looks
+	// for nothing then.
+	On bool `json:"on"`
 }
 
 // LoadError is a worker's report that the function does not load.
@@ -81,6 +94,8 @@ type message struct {
 	Stack    string  `json:"stack"`
 	InFlight int     `json:"inFlight"`
 	Direct   int     `json:"direct"`
+	// CompileCache comes with "warm".
+	CompileCache CompileCache `json:"compileCache"`
 }
 
 func parse(line []byte) (message, error) {
@@ -133,6 +148,10 @@ type activateMessage struct {
 	Type string `json:"type"`
 	Activation
 	LoadTimeoutMs int64 `json:"loadTimeoutMs"`
+}
+
+type compileMessage struct {
+	Type string `json:"type"`
 }
 
 type drainMessage struct {

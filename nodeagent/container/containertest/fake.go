@@ -206,6 +206,32 @@ func (c *Instance) Mount(ctx context.Context, m container.Mount) error {
 	return nil
 }
 
+// Unmount implements container.Container.
+func (c *Instance) Unmount(ctx context.Context, target string) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if err := c.alive(ctx); err != nil {
+		return fmt.Errorf("container %s: unmount %s: %w", c.cfg.ID, target, err)
+	}
+	for i := len(c.mounts) - 1; i >= 0; i-- {
+		if c.mounts[i].Target == target {
+			c.mounts = slices.Delete(c.mounts, i, i+1)
+			return nil
+		}
+	}
+	return fmt.Errorf("container %s: unmount %s: %w", c.cfg.ID, target, syscall.EINVAL)
+}
+
+// MemoryInUse implements container.Container: a fake holds nothing.
+func (c *Instance) MemoryInUse(ctx context.Context) (int64, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if err := c.alive(ctx); err != nil {
+		return 0, fmt.Errorf("container %s: memory in use: %w", c.cfg.ID, err)
+	}
+	return 0, nil
+}
+
 // SetResources implements container.Container.
 func (c *Instance) SetResources(ctx context.Context, r container.Resources) error {
 	if err := r.Validate(); err != nil {

@@ -324,6 +324,15 @@ func mountChecks(t *testing.T, s *suite) {
 			t.Errorf("Mount(%+v): %v", m, err)
 		}
 	}
+	if err := c.Unmount(t.Context(), "/function"); err != nil {
+		t.Errorf("Unmount: %v", err)
+	}
+	if err := c.Unmount(t.Context(), "/function"); !errors.Is(err, syscall.EINVAL) {
+		t.Errorf("Unmount of what is not mounted any more: %v; want EINVAL", err)
+	}
+	if n, err := c.MemoryInUse(t.Context()); err != nil || n < 0 || n > 1<<30 {
+		t.Errorf("MemoryInUse = %d, %v", n, err)
+	}
 	s.destroy(c)
 	if _, err := os.Stat(file); err != nil {
 		t.Errorf("what was mounted is gone with the container: %v", err)
@@ -371,6 +380,12 @@ func goneIsGone(t *testing.T, s *suite) {
 	for _, c := range []container.Container{ended, destroyed} {
 		if err := c.Mount(t.Context(), container.Mount{Source: dir, Target: "/function"}); !errors.Is(err, container.ErrGone) {
 			t.Errorf("Mount in the %s container: %v; want ErrGone", c.ID(), err)
+		}
+		if err := c.Unmount(t.Context(), "/function"); !errors.Is(err, container.ErrGone) {
+			t.Errorf("Unmount in the %s container: %v; want ErrGone", c.ID(), err)
+		}
+		if _, err := c.MemoryInUse(t.Context()); !errors.Is(err, container.ErrGone) {
+			t.Errorf("MemoryInUse of the %s container: %v; want ErrGone", c.ID(), err)
 		}
 		if err := c.SetResources(t.Context(), container.Resources{MilliCPU: 500}); !errors.Is(err, container.ErrGone) {
 			t.Errorf("SetResources of the %s container: %v; want ErrGone", c.ID(), err)
