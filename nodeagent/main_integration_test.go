@@ -9,10 +9,8 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"runtime"
-	"syscall"
 	"testing"
 
 	"github.com/vishvananda/netlink"
@@ -20,11 +18,9 @@ import (
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
-)
 
-// inside is set for the copy of the test binary that runs in network and mount
-// namespaces of its own: they play the node.
-const inside = "SANFRAN_TEST_INSIDE"
+	"sanfran.dev/internal/testnode"
+)
 
 // nodeIP is the node's address there.
 const nodeIP = "192.0.2.2"
@@ -58,9 +54,7 @@ var world string
 var bpffs string
 
 func TestMain(m *testing.M) {
-	if os.Getenv(inside) == "" {
-		os.Exit(again())
-	}
+	testnode.Enter()
 	if dir := os.Getenv(victimDir); dir != "" {
 		fmt.Fprintln(os.Stderr, "the agent to be killed ended:", runVictim(dir))
 		os.Exit(1)
@@ -76,27 +70,6 @@ func TestMain(m *testing.M) {
 		}
 		os.Exit(code)
 	}))
-}
-
-func again() int {
-	child := exec.Command("/proc/self/exe", os.Args[1:]...)
-	child.Env = append(os.Environ(), inside+"=1")
-	child.Stdin, child.Stdout, child.Stderr = os.Stdin, os.Stdout, os.Stderr
-	child.SysProcAttr = &syscall.SysProcAttr{
-		Cloneflags:   syscall.CLONE_NEWNET,
-		Unshareflags: syscall.CLONE_NEWNS, // makes mounts private, too
-		Pdeathsig:    syscall.SIGKILL,
-	}
-	err := child.Run()
-	var exit *exec.ExitError
-	switch {
-	case err == nil:
-		return 0
-	case errors.As(err, &exit):
-		return exit.ExitCode()
-	}
-	fmt.Fprintln(os.Stderr, "these tests need root, to make network and mount namespaces:", err)
-	return 1
 }
 
 func prepareNode() error {

@@ -10,17 +10,14 @@ import (
 	"os"
 	"os/exec"
 	"strings"
-	"syscall"
 	"testing"
 
 	"github.com/vishvananda/netlink"
 	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
-)
 
-// inside is set for the copy of the test binary that runs in network and mount
-// namespaces of its own: this network namespace plays the node.
-const inside = "SANFRAN_TEST_INSIDE"
+	"sanfran.dev/internal/testnode"
+)
 
 // The node's link to the world beyond, which is one more network namespace.
 const (
@@ -33,9 +30,7 @@ const (
 var world string
 
 func TestMain(m *testing.M) {
-	if os.Getenv(inside) == "" {
-		os.Exit(again())
-	}
+	testnode.Enter()
 	dir, err := os.MkdirTemp("", "sanfran-world-")
 	if err == nil {
 		world = dir + "/world"
@@ -52,28 +47,6 @@ func TestMain(m *testing.M) {
 		}
 		os.Exit(code)
 	}))
-}
-
-// again runs this binary once more, as root of new namespaces.
-func again() int {
-	child := exec.Command("/proc/self/exe", os.Args[1:]...)
-	child.Env = append(os.Environ(), inside+"=1")
-	child.Stdin, child.Stdout, child.Stderr = os.Stdin, os.Stdout, os.Stderr
-	child.SysProcAttr = &syscall.SysProcAttr{
-		Cloneflags:   syscall.CLONE_NEWNET,
-		Unshareflags: syscall.CLONE_NEWNS, // makes mounts private, too
-		Pdeathsig:    syscall.SIGKILL,
-	}
-	err := child.Run()
-	var exit *exec.ExitError
-	switch {
-	case err == nil:
-		return 0
-	case errors.As(err, &exit):
-		return exit.ExitCode()
-	}
-	fmt.Fprintln(os.Stderr, "these tests need root, to make network and mount namespaces:", err)
-	return 1
 }
 
 // makeWorld joins the node and a namespace beyond it, which also plays a cloud's

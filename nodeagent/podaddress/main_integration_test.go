@@ -6,26 +6,20 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
-	"syscall"
 	"testing"
 
 	"github.com/vishvananda/netlink"
 	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
-)
 
-// inside is set for the copy of the test binary that runs in network and mount
-// namespaces of its own, where nothing it does can touch the machine.
-const inside = "SANFRAN_TEST_INSIDE"
+	"sanfran.dev/internal/testnode"
+)
 
 // bpffs is where that copy mounts a BPF filesystem.
 var bpffs string
 
 func TestMain(m *testing.M) {
-	if os.Getenv(inside) == "" {
-		os.Exit(again())
-	}
+	testnode.Enter()
 	var err error
 	if bpffs, err = prepare(); err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -39,28 +33,6 @@ func TestMain(m *testing.M) {
 		}
 		os.Exit(code)
 	}))
-}
-
-// again runs this binary once more, as root of new namespaces.
-func again() int {
-	child := exec.Command("/proc/self/exe", os.Args[1:]...)
-	child.Env = append(os.Environ(), inside+"=1")
-	child.Stdin, child.Stdout, child.Stderr = os.Stdin, os.Stdout, os.Stderr
-	child.SysProcAttr = &syscall.SysProcAttr{
-		Cloneflags:   syscall.CLONE_NEWNET,
-		Unshareflags: syscall.CLONE_NEWNS, // makes mounts private, too
-		Pdeathsig:    syscall.SIGKILL,
-	}
-	err := child.Run()
-	var exit *exec.ExitError
-	switch {
-	case err == nil:
-		return 0
-	case errors.As(err, &exit):
-		return exit.ExitCode()
-	}
-	fmt.Fprintln(os.Stderr, "these tests need root, to make network and mount namespaces:", err)
-	return 1
 }
 
 func prepare() (string, error) {
