@@ -102,6 +102,11 @@ test: machine deps lint test-unit test-worker test-integration test-e2e ## Every
 lint: ## gofmt, go vet, buf, and that generated code is current
 	@internal/tools/lint.sh
 
+.PHONY: golangci
+golangci: ## Every linter of .golangci.yml; the first time builds golangci-lint for minutes
+	@go tool -modfile=internal/tools/golangci/go.mod golangci-lint run --timeout 20m ./...
+	@cd deploy/local && go tool -modfile=../../internal/tools/golangci/go.mod golangci-lint run --timeout 20m ./...
+
 .PHONY: test-unit
 test-unit: ## Unit tests, with the race detector
 	@go test -race -shuffle=on $(GO_PACKAGES)

@@ -308,7 +308,7 @@ type bundleStream struct {
 func (b *bundleStream) Read(p []byte) (int, error) {
 	for len(b.rest) == 0 {
 		m, err := b.stream.Recv()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return 0, io.EOF
 		}
 		if err != nil {

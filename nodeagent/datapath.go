@@ -149,12 +149,13 @@ func (p *pod) lost(i *instance) {
 // that is known to serve, else to its home agent.
 func (a *Agent) serveRemote(w http.ResponseWriter, r *http.Request, route *router.Pod) {
 	exchange := a.forwarder.Begin(w, r, router.ExchangeOptions{})
-	for _, instance := range route.Instances {
+	// One container is enough to ask; its home agent knows the others.
+	if len(route.Instances) > 0 {
+		instance := route.Instances[0]
 		outcome := exchange.Try(router.Upstream{Address: instance.Address, Lease: instance.Lease, Nonce: instance.Nonce})
 		if outcome == router.Answered {
 			return
 		}
-		break // one container is enough to ask; its home agent knows the others
 	}
 	if route.HomeAddress != a.cfg.dataAddress() {
 		outcome := exchange.Try(router.Upstream{Address: route.HomeAddress, Pod: route.UID, Revision: route.Revision, Nonce: router.AgentNonce})

@@ -9,15 +9,15 @@ import (
 type State int
 
 const (
-	// Preparing: what it mounts is being fetched, or its first container loads.
+	// Preparing says that what it mounts is being fetched, or its first container loads.
 	Preparing State = iota + 1
-	// Active: a container serves it.
+	// Active says that a container serves it.
 	Active
-	// Parked: it holds no container; its next request leases one.
+	// Parked says that it holds no container; its next request leases one.
 	Parked
-	// Failed: it does not load. The agent tries again after a growing delay.
+	// Failed says that it does not load. The agent tries again after a growing delay.
 	Failed
-	// Gone: the agent holds nothing of it any more.
+	// Gone says that the agent holds nothing of it any more.
 	Gone
 )
 

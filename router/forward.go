@@ -30,16 +30,16 @@ type Upstream struct {
 type Outcome int
 
 const (
-	// Answered: a response was written to the client, be it the function's or
+	// Answered says that a response was written to the client, be it the function's or
 	// a [Problem]; there is nothing left to do.
 	Answered Outcome = iota
-	// NotDelivered: no byte of the request was written to the upstream. Nothing
+	// NotDelivered says that no byte of the request was written to the upstream. Nothing
 	// was written to the client.
 	NotDelivered
-	// Refused: the upstream said, with its own nonce, that no function code saw
+	// Refused says that the upstream said, with its own nonce, that no function code saw
 	// the request. Nothing was written to the client.
 	Refused
-	// Spent: the attempt before was refused, but more of the body had been sent
+	// Spent says that the attempt before was refused, but more of the body had been sent
 	// by then than is kept, so that it cannot be sent again. Nothing was written
 	// to the client.
 	Spent

@@ -90,7 +90,7 @@ func (o *agentOptions) run(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	health, err := listen("--health-address", o.healthAddress)
+	health, err := listen(ctx, "--health-address", o.healthAddress)
 	if err != nil {
 		return err
 	}

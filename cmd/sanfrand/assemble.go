@@ -19,7 +19,7 @@ const tokenAudience = "sanfran"
 
 type controlPlaneListeners struct{ grpc, kubelet, health net.Listener }
 
-func (o *controlPlaneOptions) listen() (l controlPlaneListeners, err error) {
+func (o *controlPlaneOptions) listen(ctx context.Context) (l controlPlaneListeners, err error) {
 	defer func() {
 		if err != nil {
 			for _, open := range []net.Listener{l.grpc, l.kubelet} {
@@ -29,13 +29,13 @@ func (o *controlPlaneOptions) listen() (l controlPlaneListeners, err error) {
 			}
 		}
 	}()
-	if l.grpc, err = listen("--grpc-address", o.grpcAddress); err != nil {
+	if l.grpc, err = listen(ctx, "--grpc-address", o.grpcAddress); err != nil {
 		return l, err
 	}
-	if l.kubelet, err = listen("--kubelet-address", o.kubeletAddress); err != nil {
+	if l.kubelet, err = listen(ctx, "--kubelet-address", o.kubeletAddress); err != nil {
 		return l, err
 	}
-	l.health, err = listen("--health-address", o.healthAddress)
+	l.health, err = listen(ctx, "--health-address", o.healthAddress)
 	return l, err
 }
 

@@ -120,7 +120,7 @@ func (o *controlPlaneOptions) run(ctx context.Context) error {
 	}
 	ctx, cancel := process.WithSignals(ctx)
 	defer cancel()
-	listeners, err := o.listen()
+	listeners, err := o.listen(ctx)
 	if err != nil {
 		return err
 	}
@@ -140,7 +140,7 @@ func (o *controlPlaneOptions) run(ctx context.Context) error {
 		registry.MustRegister(parts.pool)
 		return errors.Join(process.Run(ctx, log, nil, parts.groups...), parts.pool.Close())
 	}}
-	health.Check("start", func(context.Context) error { return errors.New("Kubernetes has not been reached yet") })
+	health.Check("start", func(context.Context) error { return errors.New("no answer from Kubernetes yet") })
 	log.Info("the control plane starts", "version", version)
 	return process.Run(ctx, log, health,
 		process.Group{Name: "health", Parts: []process.Part{process.ServeHTTP("health", listeners.health, http.Handler(mux), time.Second)}},

@@ -98,11 +98,11 @@ func (o *routerOptions) run(ctx context.Context) (err error) {
 			return fmt.Errorf("--data-dir: %w", err)
 		}
 	}
-	public, err := listen("--listen-address", o.listenAddress)
+	public, err := listen(ctx, "--listen-address", o.listenAddress)
 	if err != nil {
 		return err
 	}
-	private, err := listen("--health-address", o.healthAddress)
+	private, err := listen(ctx, "--health-address", o.healthAddress)
 	if err != nil {
 		return errors.Join(err, public.Close())
 	}
@@ -152,8 +152,8 @@ func newRegistry() *prometheus.Registry {
 }
 
 // listen opens the listener that a flag names.
-func listen(flag, address string) (net.Listener, error) {
-	listener, err := net.Listen("tcp", address)
+func listen(ctx context.Context, flag, address string) (net.Listener, error) {
+	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", address)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", flag, err)
 	}

@@ -23,7 +23,7 @@ func (b *builder) deb(ctx context.Context, pin debianPin) ([]byte, error) {
 	}
 	data, err := b.aptDownload(ctx, pin.Name+"="+pin.Version)
 	if err != nil {
-		return nil, fmt.Errorf("Debian package %s %s cannot be fetched. If the mirror no longer has this version, %s: %w", pin.Name, pin.Version, renewLock, err)
+		return nil, fmt.Errorf("the Debian package %s %s cannot be fetched. If the mirror no longer has this version, %s: %w", pin.Name, pin.Version, renewLock, err)
 	}
 	if got := sha256Hex(data); got != pin.SHA256 {
 		return nil, &integrityError{what: fmt.Sprintf("Debian package %s %s", pin.Name, pin.Version), expected: "sha256 " + pin.SHA256, got: got}
@@ -116,11 +116,11 @@ func (b *builder) addDeb(ctx context.Context, t *tree, p debianPackage, deb []by
 	}
 	before := len(t.entries)
 	if err := t.addTar(bytes.NewReader(content), p.rename); err != nil {
-		return fmt.Errorf("Debian package %s: %w", p.Name, err)
+		return fmt.Errorf("the Debian package %s: %w", p.Name, err)
 	}
 	for _, want := range p.Keep {
 		if _, ok := t.entries[strings.TrimSuffix(want, "/")]; !ok || len(t.entries) == before {
-			return fmt.Errorf("Debian package %s has no %s: correct its row in deploy/images/runtimes.go", p.Name, want)
+			return fmt.Errorf("the Debian package %s has no %s: correct its row in deploy/images/runtimes.go", p.Name, want)
 		}
 	}
 	return nil

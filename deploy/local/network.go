@@ -199,7 +199,7 @@ func ensureAddress(handle *netlink.Handle, link netlink.Link, address netip.Pref
 	}
 	const noDuplicateDetection = 0x02 // IFA_F_NODAD
 	value := &netlink.Addr{IPNet: ipNet(address)}
-	value.IPNet.IP = net.IP(address.Addr().AsSlice())
+	value.IP = net.IP(address.Addr().AsSlice())
 	if address.Addr().Is6() {
 		value.Flags = noDuplicateDetection
 	}

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -121,16 +122,16 @@ func (n node) clone() (process, error) {
 		}
 	}
 	if err != nil {
-		command.Process.Kill()
-		command.Wait()
+		_ = command.Process.Kill()
+		_ = command.Wait()
 		return process{}, fmt.Errorf("node %s: %w", n.name(), err)
 	}
-	read.SetReadDeadline(time.Now().Add(20 * time.Second))
+	_ = read.SetReadDeadline(time.Now().Add(20 * time.Second))
 	report, err := io.ReadAll(read)
 	if string(report) != "ok" {
-		command.Process.Kill()
-		command.Wait()
-		return process{}, fmt.Errorf("node %s cannot be set up: %s (%v)", n.name(), report, err)
+		_ = command.Process.Kill()
+		_ = command.Wait()
+		return process{}, errors.Join(fmt.Errorf("node %s cannot be set up: %s", n.name(), report), err)
 	}
 	// The process lives on without this one; whoever adopts it reaps it.
 	return p, command.Process.Release()

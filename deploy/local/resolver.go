@@ -74,7 +74,7 @@ func answersDNS(ctx context.Context, server string) bool {
 	}
 	defer connection.Close()
 	deadline, _ := ctx.Deadline()
-	connection.SetDeadline(deadline)
+	_ = connection.SetDeadline(deadline)
 	if _, err := connection.Write(packed); err != nil {
 		return false
 	}

@@ -157,7 +157,7 @@ func sameUnit(a, b unit) bool {
 func (s *supervisor) end(u *supervised) {
 	u.startAt = time.Time{}
 	if u.status.Running && u.killAt.IsZero() {
-		syscall.Kill(u.status.PID, syscall.SIGTERM)
+		_ = syscall.Kill(u.status.PID, syscall.SIGTERM)
 		u.killAt = time.Now().Add(stopGrace)
 	}
 }
@@ -167,7 +167,7 @@ func (s *supervisor) act(now time.Time) time.Time {
 	next := now.Add(time.Hour)
 	for _, u := range s.units {
 		if !u.killAt.IsZero() && !now.Before(u.killAt) {
-			syscall.Kill(u.status.PID, syscall.SIGKILL)
+			_ = syscall.Kill(u.status.PID, syscall.SIGKILL)
 			u.killAt = now.Add(stopGrace)
 		}
 		if !u.startAt.IsZero() && !now.Before(u.startAt) {
@@ -197,7 +197,7 @@ func (s *supervisor) start(u *supervised, now time.Time) {
 func (s *supervisor) spawn(u unit) (int, error) {
 	path := filepath.Join(s.setup.Logs, u.Name+".log")
 	if info, err := os.Stat(path); err == nil && info.Size() > maxLog {
-		os.Rename(path, path+".1")
+		_ = os.Rename(path, path+".1")
 	}
 	log, err := os.OpenFile(path, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
 	if err != nil {

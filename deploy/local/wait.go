@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"strings"
 	"time"
@@ -92,7 +93,7 @@ func lastLines(path string, count int) string {
 	}
 	defer file.Close()
 	if info, err := file.Stat(); err == nil && info.Size() > most {
-		file.Seek(-most, 2)
+		_, _ = file.Seek(-most, io.SeekEnd)
 	}
 	buffer := make([]byte, most)
 	size, _ := file.Read(buffer)

@@ -150,7 +150,7 @@ func mountPoint(root, target string, kind uint32) (_ int, err error) {
 		}
 		sofar := path.Join(names[:i+1]...)
 		fd, err := openIn(top, sofar)
-		if err == unix.ENOENT {
+		if errors.Is(err, unix.ENOENT) {
 			if err := makeEntry(parent, name, want); err != nil {
 				return -1, fmt.Errorf("make /%s: %w", sofar, err)
 			}

@@ -74,7 +74,7 @@ func (g *Cgroups) SetLimits(id string, r Resources) error {
 			// then, without one here.
 			err = writeCgroupFile(filepath.Join(dir, w.File), "-1")
 		}
-		if err != nil && !(w.Optional && errors.Is(err, fs.ErrNotExist)) {
+		if err != nil && (!w.Optional || !errors.Is(err, fs.ErrNotExist)) {
 			return fmt.Errorf("limit of container %s: %w", id, err)
 		}
 	}

@@ -115,7 +115,7 @@ func New[T comparable](cfg Config[T]) (*Pool[T], error) {
 		cfg.Logger = slog.Default()
 	}
 	p := &Pool[T]{cfg: cfg, slots: newSlots[T](cfg.Target, cfg.MaxParallel, cfg.MinBackoff, cfg.MaxBackoff)}
-	p.ctx, p.stop = context.WithCancel(context.Background())
+	p.ctx, p.stop = context.WithCancel(context.Background()) //nolint:gosec // G118: Close calls it
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.fill()

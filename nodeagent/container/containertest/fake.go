@@ -159,7 +159,10 @@ func (c *Instance) Resources() container.Resources {
 // Kill ends the container as if something on the host had killed it.
 func (c *Instance) Kill() { c.kill() }
 
-func (c *Instance) ID() string              { return c.cfg.ID }
+// ID implements container.Instance.
+func (c *Instance) ID() string { return c.cfg.ID }
+
+// Exited implements container.Instance.
 func (c *Instance) Exited() <-chan struct{} { return c.exited }
 
 // ExitStatus implements container.Container.
