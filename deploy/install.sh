@@ -30,10 +30,8 @@ mkdir -p bin
 if $is_local; then
   # The tag is of the content, so that a changed image is a changed pod.
   repository=sanfran.local/sanfran
-  digest=$(go run ./deploy/images --version "${VERSION:-dev}" --ref "$repository:dev" --output bin/sanfran.tar | awk '$1 == "image" { print $3 }')
-  tag=${digest#sha256:}
-  tag=${tag:0:16}
-  go run ./deploy/images --version "${VERSION:-dev}" --ref "$repository:$tag" --output bin/sanfran.tar >/dev/null
+  tag=$(go run ./deploy/images --version "${VERSION:-dev}" --ref "$repository:dev" --tag-by-content --output bin/sanfran.tar | awk '$1 == "image" { print $2 }')
+  tag=${tag##*:}
   say "image $repository:$tag"
   go -C deploy/local run . load-image --name "$CLUSTER" "$PWD/bin/sanfran.tar"
   image=(--set-string "image.repository=$repository" --set-string "image.tag=$tag" --set image.pullPolicy=Never --set gateway.service.type=NodePort)

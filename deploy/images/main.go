@@ -35,6 +35,7 @@ type options struct {
 	sanfrand, runc, worker     string
 	runtimes, cache, rootfsDir string
 	rootfs, updateLock         bool
+	tagByContent               bool
 }
 
 func parse(args []string, stderr io.Writer) (options, error) {
@@ -42,6 +43,7 @@ func parse(args []string, stderr io.Writer) (options, error) {
 	f := flag.NewFlagSet("images", flag.ContinueOnError)
 	f.SetOutput(stderr)
 	f.StringVar(&o.ref, "ref", "sanfran.local/sanfran:dev", "the image's name")
+	f.BoolVar(&o.tagByContent, "tag-by-content", false, "name the image by --ref's repository and the first digits of its own digest")
 	f.StringVar(&o.output, "output", "", "write the image to this archive (tar of an OCI layout)")
 	f.StringVar(&o.push, "push", "", "push the image to this `registry/name:tag`")
 	f.StringVar(&o.version, "version", "dev", "the version that sanfrand says it is")
@@ -133,6 +135,11 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
+	if o.tagByContent {
+		if ref, err = contentRef(ref, img); err != nil {
+			return err
+		}
+	}
 	return publish(ctx, img, ref, pushTo, o.output, stdout)
 }
 
@@ -173,6 +180,16 @@ func (b *builder) programsAndImage(ctx context.Context, o options, p parts) (v1.
 		return nil, err
 	}
 	return b.image(ctx, p)
+}
+
+// contentRef names an image after what it holds, so that a changed image is a
+// changed name, and an equal one is not.
+func contentRef(ref name.Reference, img v1.Image) (name.Reference, error) {
+	digest, err := img.Digest()
+	if err != nil {
+		return nil, err
+	}
+	return ref.Context().Tag(digest.Hex[:16]), nil
 }
 
 func publish(ctx context.Context, img v1.Image, ref, pushTo name.Reference, output string, stdout io.Writer) error {

@@ -4,6 +4,8 @@ import (
 	"io"
 	"strings"
 	"testing"
+
+	"github.com/google/go-containerregistry/pkg/v1/empty"
 )
 
 func TestOtherPlatformsAreRefused(t *testing.T) {
@@ -35,5 +37,20 @@ func TestBadCommandLineSaysWhatIsWrong(t *testing.T) {
 	t.Chdir(t.TempDir())
 	if err := run(t.Context(), nil, io.Discard, io.Discard); err == nil || !strings.Contains(err.Error(), "checkout") {
 		t.Errorf("outside a checkout: %v", err)
+	}
+}
+
+func TestAnImageCanBeNamedAfterItsContent(t *testing.T) {
+	ref, err := parseRef("--ref", "sanfran.local/sanfran:dev")
+	if err != nil {
+		t.Fatal(err)
+	}
+	digest, err := empty.Image.Digest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := contentRef(ref, empty.Image)
+	if want := "sanfran.local/sanfran:" + digest.Hex[:16]; err != nil || got.String() != want {
+		t.Errorf("named %v, %v; want %s", got, err, want)
 	}
 }
