@@ -25,6 +25,7 @@ function become({ file, folder }, env) {
   process.argv = [process.execPath, file]
   process.title = 'node'
   process.mainModule = undefined
+  Module.prototype.require.main = undefined
 }
 
 /**

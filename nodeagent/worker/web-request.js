@@ -225,5 +225,6 @@ const webFetch = new Proxy(globalThis.fetch, {
 Object.defineProperty(Request.prototype, 'constructor', { value: WebRequestConstructor })
 replaceGlobal('Request', WebRequestConstructor)
 replaceGlobal('fetch', webFetch)
+webFetch.prototype.constructor = webFetch
 
 module.exports = { WebRequest }

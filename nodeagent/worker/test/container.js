@@ -159,9 +159,9 @@ function request({ body, signal, ...options }) {
   })
 }
 
-/** A worker that has loaded the files. */
+/** A worker that has loaded the files: env is the function's, boot the worker's own. */
 async function serving(t, files, options = {}) {
-  const container = await Container.start(t, options)
+  const container = await Container.start(t, { ...options, env: options.boot })
   const answer = await container.activate(t, files, options)
   if (answer.type !== 'ready') throw new Error(`not ready: ${JSON.stringify(answer)}`)
   return container

@@ -1,49 +1,14 @@
 'use strict'
 
-// From activation to the end: what a function finds, what happens when it
-// fails, how busy the agent is told it is, and draining.
+// From activation to the end: what happens when a function fails, how busy the agent is told it is, and draining.
 
 const assert = require('node:assert/strict')
-const { spawnSync } = require('node:child_process')
 const { once } = require('node:events')
 const http = require('node:http')
 const net = require('node:net')
-const path = require('node:path')
 const test = require('node:test')
 
 const { Container, serving, bundle, LEASE, NONCE, NODE_ADDRESS, POD_ADDRESS } = require('./container.js')
-
-const LOOK = `
-Request // the first look at it defines two symbols on globalThis
-const events = ['exit', 'beforeExit', 'uncaughtException', 'unhandledRejection', 'uncaughtExceptionMonitor', 'warning', 'SIGTERM', 'SIGINT', 'message', 'disconnect']
-exports.look = () => ({
-  env: { ...process.env }, cwd: process.cwd(), argv: process.argv, title: process.title,
-  cache: Object.keys(require.cache), children: module.children.length, main: require.main?.filename,
-  globals: Object.getOwnPropertyNames(globalThis).sort(), symbols: Object.getOwnPropertySymbols(globalThis).map(String).sort(),
-  listeners: Object.fromEntries(events.map((e) => [e, process.listenerCount(e)])),
-  handles: process._getActiveHandles().map((h) => h.constructor.name).sort(), requests: process._getActiveRequests().length,
-  resources: process.getActiveResourcesInfo().sort(),
-  exitCode: process.exitCode, umask: process.umask(), paths: require('module')._pathCache && Object.keys(require('module')._pathCache).filter((p) => p.includes('worker')).length,
-})`
-
-test('a function finds what a freshly started Node.js has', async (t) => {
-  const env = { GREETING: 'hi', PATH: process.env.PATH }
-  const files = { 'look.js': LOOK, 'fresh.js': 'console.log(JSON.stringify(require("./look.js").look()))', 'index.js': 'const { look } = require("./look.js"); const atLoad = look(); module.exports = (req, res) => res.json(atLoad)' }
-  const container = await serving(t, files, { env })
-  const seen = (await container.request({})).json
-
-  const { stdout } = spawnSync(process.execPath, ['fresh.js'], { env, cwd: container.entry, encoding: 'utf8' })
-  const fresh = JSON.parse(stdout)
-  const index = path.join(container.entry, 'index.js')
-  assert.deepEqual(seen.env, env)
-  assert.deepEqual([seen.cwd, seen.argv, seen.title], [container.entry, [process.execPath, index], 'node'])
-  assert.deepEqual(seen.cache, [index, path.join(container.entry, 'look.js')])
-  assert.deepEqual(seen.listeners, { ...fresh.listeners, uncaughtExceptionMonitor: 1 }) // while it loads
-  assert.deepEqual(seen.globals, fresh.globals)
-  assert.deepEqual([seen.symbols, seen.children, seen.main, seen.umask, seen.paths], [fresh.symbols, 0, undefined, fresh.umask, 0])
-  assert.deepEqual([seen.handles, seen.requests, seen.resources.filter((r) => r !== 'TCPServerWrap')], [['Server'], 0, []])
-  assert.equal(container.log, '')
-})
 
 test('programs that a function starts do not inherit the worker’s sockets', async (t) => {
   const container = await serving(t, {
