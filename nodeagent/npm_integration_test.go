@@ -5,6 +5,7 @@ package nodeagent
 import (
 	"archive/tar"
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -19,7 +20,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/google/go-cmp/cmp"
+	gocmp "github.com/google/go-cmp/cmp"
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	agentv1 "sanfran.dev/proto/sanfran/agent/v1"
@@ -45,13 +46,17 @@ type npmCase struct {
 	Group    string   `json:"group"` // for the docs, like Proves
 	Proves   string   `json:"proves"`
 	Packages []string `json:"packages"`
-	Request  struct {
-		Method  string            `json:"method"`
-		Path    string            `json:"path"`
-		Headers map[string]string `json:"headers"`
-		Body    string            `json:"body"`
-	} `json:"request"`
-	Status int `json:"status"` // 200 if zero
+	// Requests are made one after the other.
+	Requests []npmRequest `json:"requests"`
+}
+
+type npmRequest struct {
+	Method  string            `json:"method"` // GET if empty
+	Path    string            `json:"path"`   // / if empty
+	Headers map[string]string `json:"headers"`
+	Body    string            `json:"body"`
+	Status  int               `json:"status"` // 200 if zero
+	// Answer is what a JSON answer holds, or the text of another.
 	Answer any `json:"answer"`
 }
 
@@ -91,13 +96,13 @@ func TestNpmPackages(t *testing.T) {
 			a.cp.assign(pod)
 			a.npmState(t, pod, agentv1.PodState_POD_STATE_PARKED)
 
-			cold := a.npmAnswer(t, pod, test)
+			cold := a.npmAnswers(t, pod, test.Requests)
 			select {
 			case <-cold.ended: // parked
 			case <-time.After(patience):
 				t.Fatalf("not parked %v after its only request", patience)
 			}
-			again := a.npmAnswer(t, pod, test)
+			again := a.npmAnswers(t, pod, test.Requests)
 			t.Logf("%s: %d files, %.1f MB; loaded in %v, answered a cold request after %v; again in %v, %v; %.0f MB of memory",
 				name, files, float64(bundle.size)/1e6, cold.loaded, cold.took, again.loaded, again.took, float64(cold.memory)/1e6)
 			a.cp.withdraw(pod, 0)
@@ -119,18 +124,37 @@ type npmMeasure struct {
 // npmIdle is long enough to look at the container after its answer.
 const npmIdle = 250 * time.Millisecond
 
-func (a *realAgent) npmAnswer(t *testing.T, pod *agentv1.Assignment, test *npmCase) npmMeasure {
+// npmAnswers makes the requests of a test to a parked pod. What is measured
+// ends with the first answer.
+func (a *realAgent) npmAnswers(t *testing.T, pod *agentv1.Assignment, requests []npmRequest) npmMeasure {
 	t.Helper()
-	r, err := http.NewRequestWithContext(t.Context(), test.Request.Method, "http://"+a.cfg.dataAddress()+test.Request.Path, strings.NewReader(test.Request.Body))
+	var m npmMeasure
+	begun := time.Now()
+	for _, r := range requests {
+		a.npmAnswer(t, pod, r)
+		if m.took == 0 {
+			m.took = time.Since(begun).Round(time.Millisecond)
+		}
+	}
+	inst := a.pods.get(pod.GetPodUid()).status().Instance
+	if inst == nil {
+		t.Fatal("answered, but parked or failed already")
+	}
+	m.loaded, m.memory, m.ended = inst.loaded.Round(time.Millisecond), anonymousMemory(t, a.cfg, inst.warm.container.ID()), inst.ended
+	return m
+}
+
+func (a *realAgent) npmAnswer(t *testing.T, pod *agentv1.Assignment, ask npmRequest) {
+	t.Helper()
+	r, err := http.NewRequestWithContext(t.Context(), ask.Method, "http://"+a.cfg.dataAddress()+cmp.Or(ask.Path, "/"), strings.NewReader(ask.Body))
 	if err != nil {
 		t.Fatal(err)
 	}
-	for name, value := range test.Request.Headers {
+	for name, value := range ask.Headers {
 		r.Header.Set(name, value)
 	}
 	r.Header.Set(router.HeaderPod, pod.GetPodUid())
 	r.Header.Set(router.HeaderRevision, pod.GetRevision())
-	begun := time.Now()
 	res, err := client.Do(r)
 	if err != nil {
 		t.Fatal(err)
@@ -140,24 +164,18 @@ func (a *realAgent) npmAnswer(t *testing.T, pod *agentv1.Assignment, test *npmCa
 	if err != nil {
 		t.Fatal(err)
 	}
-	m := npmMeasure{took: time.Since(begun).Round(time.Millisecond)}
-	inst := a.pods.get(pod.GetPodUid()).status().Instance
-	if inst == nil {
-		t.Fatalf("answered %d %q, but parked or failed already", res.StatusCode, body)
+	if want := cmp.Or(ask.Status, http.StatusOK); res.StatusCode != want {
+		t.Fatalf("%s %s answered %d %q, want %d", r.Method, r.URL.Path, res.StatusCode, body, want)
 	}
-	m.loaded, m.memory, m.ended = inst.loaded.Round(time.Millisecond), anonymousMemory(t, a.cfg, inst.warm.container.ID()), inst.ended
-	want := test.Status
-	if want == 0 {
-		want = http.StatusOK
+	var answer any = string(body)
+	if strings.Contains(res.Header.Get("Content-Type"), "json") {
+		if err := json.Unmarshal(body, &answer); err != nil {
+			t.Fatalf("%s %s answered %q: %v", r.Method, r.URL.Path, body, err)
+		}
 	}
-	var answer any
-	if err := json.Unmarshal(body, &answer); err != nil || res.StatusCode != want {
-		t.Fatalf("answered %d %q, want %d and JSON", res.StatusCode, body, want)
-	}
-	if diff := cmp.Diff(test.Answer, answer); diff != "" {
+	if diff := gocmp.Diff(ask.Answer, answer); diff != "" {
 		t.Fatalf("the answer is not the one of corpus.json (-want +got):\n%s\n%s", diff, body)
 	}
-	return m
 }
 
 // npmState waits for a pod's state, or fails with the reason it gives.
@@ -329,7 +347,7 @@ func npmBundle(t *testing.T, name, installed string, packages []string) *npmArch
 			t.Fatal(err)
 		}
 	}
-	for _, shared := range []string{"loopback.js", "redis-server.js"} {
+	for _, shared := range []string{"loopback.js", "redis-server.js", "mongo-server.js"} {
 		file := filepath.Join(npmTest, shared)
 		info, err := os.Stat(file)
 		if err != nil {
@@ -341,9 +359,9 @@ func npmBundle(t *testing.T, name, installed string, packages []string) *npmArch
 	if info, err := os.Stat(own); err == nil && info.IsDir() {
 		tree(own, "", func(string) bool { return false })
 	} else {
-		files, err := filepath.Glob(own + ".*js")
+		files, err := filepath.Glob(own + ".*[jt]s")
 		if err != nil || len(files) != 1 {
-			t.Fatalf("functions/%s.*js: %v, %v; want one", name, files, err)
+			t.Fatalf("functions/%s.*[jt]s: %v, %v; want one", name, files, err)
 		}
 		info, err := os.Stat(files[0])
 		if err != nil {

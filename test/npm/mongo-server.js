@@ -25,7 +25,7 @@ function mongoServer(heard) {
     const [name] = Object.keys(command)
     if (!/^(hello|ismaster|endSessions)$/i.test(name)) heard.push(name)
     switch (name) {
-      case 'insert': documents.push(...batch); return { n: batch.length, ok: 1 }
+      case 'insert': documents.push(...batch, ...command.documents ?? []); return { n: batch.length + (command.documents?.length ?? 0), ok: 1 }
       case 'find': return {
         cursor: { id: BSON.Long.fromNumber(0), ns: `${command.$db}.${command.find}`, firstBatch: documents.toReversed() }, ok: 1,
       }

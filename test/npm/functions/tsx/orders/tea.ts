@@ -1,0 +1,1 @@
+export enum Tea { Assam = 1, Oolong }
