@@ -104,6 +104,7 @@ func (p *pod) load(ctx context.Context, inst *instance) error {
 	ctx, cancel := context.WithTimeout(ctx, cfg.LoadTimeout+time.Second)
 	defer cancel()
 	w := inst.warm
+	w.output.begin(p.log)
 	if err := w.container.SetResources(ctx, cfg.limits(p.spec.Resources)); err != nil {
 		return fmt.Errorf("set the container's limits: %w", err)
 	}

@@ -13,6 +13,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"sanfran.dev/nodeagent/logs"
 	routesv1 "sanfran.dev/proto/sanfran/routes/v1"
 	"sanfran.dev/router"
 )
@@ -46,6 +47,7 @@ type Agent struct {
 	tasks  tasks
 
 	bundles    Bundles
+	logs       *logs.Store
 	warmers    Warmers
 	addresses  *addressBook
 	pods       *pods
@@ -146,6 +148,10 @@ func (a *Agent) Run(ctx context.Context) (err error) {
 
 // serve runs everything above the node until ctx ends or a listener fails.
 func (a *Agent) serve(ctx context.Context, edge *controlPlane, data, pod net.Listener) error {
+	var err error
+	if a.logs, err = logs.Open(a.cfg.Logs); err != nil {
+		return err
+	}
 	watcher, err := router.NewWatcher(router.WatcherConfig{
 		Client: routesv1.NewRouteServiceClient(a.conn), Table: a.routes, Log: a.log,
 		File: filepath.Join(a.cfg.WorkDir, "routes"), OnChange: a.addresses.routesChanged,

@@ -210,7 +210,7 @@ func TestCallersAreNotToldWhatAFunctionWrote(t *testing.T) {
 	p := ta.pods.get(pod.GetPodUid())
 	for _, state := range []agentv1.PodState{agentv1.PodState_POD_STATE_PARKED, agentv1.PodState_POD_STATE_FAILED} {
 		wantAnswer(t, ta.viaData(t.Context(), pod, "/"), 200, "default/hello")
-		locked(p, func() bool { _, err := p.current.warm.output.Write([]byte("password=1")); return err == nil })
+		locked(p, func() bool { p.current.warm.output.keep([]byte("password=1")); return true })
 		ta.viaData(t.Context(), pod, "/die")
 		ta.cp.waitState(pod, state)
 	}

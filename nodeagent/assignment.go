@@ -83,6 +83,8 @@ func (a *Assignment) validate() error {
 	switch {
 	case !isFileName(a.PodUID):
 		return refuse("the UID %q is no plain word", a.PodUID)
+	case !isFileName(a.Namespace) || !isFileName(a.PodName):
+		return refuse("the namespace or name is no plain word")
 	case !a.Address.Is4():
 		return refuse("the address %v is not IPv4", a.Address)
 	case a.Port == 0:

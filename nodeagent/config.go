@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"sanfran.dev/nodeagent/container"
+	"sanfran.dev/nodeagent/logs"
 )
 
 // Config is what an agent can be told. NodeName, NodeIP, WorkDir and Runtimes
@@ -78,6 +79,10 @@ type Config struct {
 	// (default 10 min): longer than any router may believe in the lease.
 	PortRest time.Duration
 
+	// Logs is how much functions' logs may take, and where they are (default: the
+	// folder logs in WorkDir).
+	Logs logs.Options
+
 	// Log is slog.Default() if nil.
 	Log *slog.Logger
 }
@@ -110,6 +115,8 @@ func (c Config) withDefaults() Config {
 	if c.Log == nil {
 		c.Log = slog.Default()
 	}
+	setIfZero(&c.Logs.Dir, filepath.Join(c.WorkDir, "logs"))
+	c.Logs.Log = c.Log
 	return c
 }
 

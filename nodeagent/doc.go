@@ -26,7 +26,7 @@
 //	datapath.go    the two HTTP listeners
 //	orphans.go     connections that an ended container left in its queue
 //	quarantine.go  ports of ended leases, until nobody believes in them
-//	output.go      what a container writes, so that it never blocks
+//	output.go      what a container writes, on its way into the pod's log
 //	snapshot.go    the assignments on disk
 //	stock.go       the pools of warm containers
 //	node.go        what is set up on the node, in which order

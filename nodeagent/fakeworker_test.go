@@ -3,8 +3,10 @@ package nodeagent
 import (
 	"bufio"
 	"context"
+	"encoding/binary"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"sync"
@@ -47,6 +49,7 @@ func (f *fakeWorkers) setBroken(function string, broken bool) {
 type fakeWorker struct {
 	all    *fakeWorkers
 	sock   net.Conn
+	log    io.Writer
 	exit   context.CancelFunc
 	status container.ExitStatus
 
@@ -68,7 +71,7 @@ func (f *fakeWorkers) run(ctx context.Context, p *containertest.Process) contain
 	if err != nil {
 		return container.ExitStatus{Code: 11}
 	}
-	w := &fakeWorker{all: f, sock: sock, exit: exit}
+	w := &fakeWorker{all: f, sock: sock, exit: exit, log: p.Log}
 	w.idle = sync.NewCond(&w.mu)
 	server := &http.Server{Handler: w}
 	var work sync.WaitGroup
@@ -131,6 +134,7 @@ func (w *fakeWorker) activate(m map[string]any) {
 	broken := f.broken[active["function"]]
 	f.mu.Unlock()
 	if broken {
+		w.print("it does not load\n")
 		w.say(`{"type":"failed","reason":"SyntaxError","message":"index.js:1: broken","stack":"here"}`)
 		return
 	}
@@ -138,6 +142,13 @@ func (w *fakeWorker) activate(m map[string]any) {
 	w.active = active
 	w.mu.Unlock()
 	w.say(`{"type":"ready","loadMs":1}`)
+}
+
+// print writes into the function's log as JavaScript does.
+func (w *fakeWorker) print(text string) {
+	head := []byte{0x1e, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}
+	binary.LittleEndian.PutUint32(head[8:], uint32(len(text)))
+	_, _ = w.log.Write(append(head, text...))
 }
 
 // ServeHTTP is the function, behind the door of the lease.
@@ -162,6 +173,8 @@ func (w *fakeWorker) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 		w.mu.Unlock()
 	}()
 	switch r.URL.Path {
+	case "/print":
+		w.print(r.URL.Query().Get("text"))
 	case "/die":
 		w.status = container.ExitStatus{Code: 3}
 		w.exit()

@@ -133,7 +133,7 @@ func startTestAgent(t *testing.T, adapt func(*testAgent, *Config)) *testAgent {
 	ta.Agent = a
 	a.addresses = newAddressBook(ta.owner, a.log)
 	stock, err := openPool(a, &starter{
-		runtime: ta.runtime, sockets: openFakeSocket, rootFS: a.cfg.Runtimes, args: a.cfg.WorkerArgs, bootTimeout: a.cfg.BootTimeout,
+		runtime: ta.runtime, sockets: openFakeSocket, rootFS: a.cfg.Runtimes, args: a.cfg.WorkerArgs, bootTimeout: a.cfg.BootTimeout, log: a.log,
 		namespace: func(context.Context, string) (string, func() error, error) {
 			return "", func() error { return nil }, nil
 		},

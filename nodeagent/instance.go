@@ -132,6 +132,7 @@ func (i *instance) exitFailure(c cause) *failure {
 }
 
 func exitFailure(w *warmContainer) *failure {
+	w.output.finish()
 	status := w.container.ExitStatus()
 	if status.OOMKilled {
 		return &failure{ReasonOutOfMemory, "the container used more memory than its limit; give the pod a larger resources.limits.memory"}

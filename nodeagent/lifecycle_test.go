@@ -100,7 +100,7 @@ func TestUsage(t *testing.T) {
 
 func TestAssignmentsAreValidated(t *testing.T) {
 	good := func() *Assignment {
-		return &Assignment{PodUID: "u-1", Address: addrOf("10.245.0.1").parse(), Port: 8080, Runtime: "node24", Entry: "/function",
+		return &Assignment{PodUID: "u-1", Namespace: "default", PodName: "hello", Address: addrOf("10.245.0.1").parse(), Port: 8080, Runtime: "node24", Entry: "/function",
 			Mounts: []PodMount{{Path: "/function", Bundle: "sha256:x"}}}
 	}
 	if err := good().validate(); err != nil {
@@ -109,6 +109,8 @@ func TestAssignmentsAreValidated(t *testing.T) {
 	for name, spoil := range map[string]func(a *Assignment){
 		"UID with a slash":        func(a *Assignment) { a.PodUID = "../x" },
 		"hidden UID":              func(a *Assignment) { a.PodUID = ".x" },
+		"namespace with dots":     func(a *Assignment) { a.Namespace = "../x" },
+		"no name":                 func(a *Assignment) { a.PodName = "" },
 		"no address":              func(a *Assignment) { a.Address = addrOf("::1").parse() },
 		"no port":                 func(a *Assignment) { a.Port = 0 },
 		"no runtime":              func(a *Assignment) { a.Runtime = "" },

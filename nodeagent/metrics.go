@@ -72,6 +72,8 @@ var (
 	podsDesc       = prometheus.NewDesc("sanfran_agent_pods", "Function pods this agent is home to, by state.", []string{"state"}, nil)
 	containersDesc = prometheus.NewDesc("sanfran_agent_containers", "Containers by runtime and state.", []string{"runtime", "state"}, nil)
 	restingDesc    = prometheus.NewDesc("sanfran_agent_ports_resting", "Ports of ended leases that are withheld until no router can believe in them, each with a descriptor.", nil, nil)
+	logBytesDesc   = prometheus.NewDesc("sanfran_agent_log_bytes", "What functions' logs take on this node's disk.", nil, nil)
+	logLostDesc    = prometheus.NewDesc("sanfran_agent_log_writes_failed_total", "Writes to functions' logs that failed; their lines are lost.", nil, nil)
 	failuresDesc   = prometheus.NewDesc("sanfran_agent_container_start_failures_total", "Containers that could not be started, by runtime.", []string{"runtime"}, nil)
 )
 
@@ -81,6 +83,8 @@ func (stateCollector) Describe(ch chan<- *prometheus.Desc) {
 	ch <- containersDesc
 	ch <- restingDesc
 	ch <- failuresDesc
+	ch <- logBytesDesc
+	ch <- logLostDesc
 }
 
 // Collect implements prometheus.Collector.
@@ -96,6 +100,8 @@ func (c stateCollector) Collect(ch chan<- prometheus.Metric) {
 	if c.agent.Ready(context.Background()) != nil {
 		return // the pools may not be there yet, or not any more
 	}
+	ch <- prometheus.MustNewConstMetric(logBytesDesc, prometheus.GaugeValue, float64(c.agent.logs.Used()))
+	ch <- prometheus.MustNewConstMetric(logLostDesc, prometheus.CounterValue, float64(c.agent.logs.Lost()))
 	for _, s := range c.agent.warmers.Status() {
 		for state, n := range map[string]int{"warming": s.Warming, "warm": s.Warm, "leased": s.Leased, "draining": s.Draining} {
 			ch <- prometheus.MustNewConstMetric(containersDesc, prometheus.GaugeValue, float64(n), s.Runtime, state)

@@ -97,7 +97,7 @@ func openNode(ctx context.Context, a *Agent) (_ *node, err error) {
 	a.addresses = newAddressBook(owner, cfg.Log)
 
 	s := &starter{
-		runtime: runc, rootFS: cfg.Runtimes, args: cfg.WorkerArgs, bootTimeout: cfg.BootTimeout,
+		runtime: runc, rootFS: cfg.Runtimes, args: cfg.WorkerArgs, bootTimeout: cfg.BootTimeout, log: cfg.Log,
 		sockets: func(ctx context.Context) (Socket, error) { return sockets.Open(ctx) },
 		namespace: func(ctx context.Context, id string) (string, func() error, error) {
 			ns, err := networks.Create(ctx, id)

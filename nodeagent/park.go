@@ -45,6 +45,7 @@ func (p *pod) end(i *instance, c cause) {
 	now := time.Now()
 	if c == causeExited || c == causeBroken {
 		f := i.exitFailure(c)
+		p.log.Crashed(i.warm.output.lines)
 		p.mu.Lock()
 		if p.detach(i) {
 			p.life.exited(f, now.Sub(i.leasedAt), now)

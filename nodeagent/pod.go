@@ -7,6 +7,8 @@ import (
 	"reflect"
 	"sync"
 	"time"
+
+	"sanfran.dev/nodeagent/logs"
 )
 
 var (
@@ -27,6 +29,7 @@ type pod struct {
 	// spec is the assignment the pod began with. What it asks for never
 	// changes, but for its epoch and the content of its files: see below.
 	spec *Assignment
+	log  *logs.Log
 	// work is the pod's goroutines: attempts, and supervisors of instances. It
 	// grows under mu, and only while the pod is not withdrawn.
 	work sync.WaitGroup
@@ -181,6 +184,9 @@ func (p *pod) run(ctx context.Context, at *attempt) {
 	}
 	if orphan != nil {
 		p.agent.dispose(orphan)
+		if asFailure(err) != nil {
+			p.log.Crashed(orphan.warm.output.lines)
+		}
 	}
 }
 

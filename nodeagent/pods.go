@@ -104,6 +104,7 @@ func (ps *pods) take(a *Assignment) error {
 	if err := ps.agent.addresses.claim(p); err != nil {
 		return fmt.Errorf("pod %s: %w", a.PodUID, err)
 	}
+	p.log = ps.agent.logs.Pod(a.Namespace, a.PodName, a.PodUID)
 	ps.byUID[a.PodUID] = p
 	ps.generation = max(ps.generation, a.Epoch.Generation)
 	delete(ps.tombstones, a.PodUID)
@@ -168,7 +169,17 @@ func (ps *pods) sync(assignments []*Assignment) error {
 	for _, a := range assignments {
 		errs = append(errs, ps.assign(a))
 	}
-	return errors.Join(errs...)
+	return errors.Join(append(errs, ps.removeLogs())...)
+}
+
+// removeLogs removes the logs of pods that were deleted while this agent was away.
+func (ps *pods) removeLogs() error {
+	ps.mu.RLock()
+	defer ps.mu.RUnlock()
+	if ps.closed {
+		return nil // all logs look unused then
+	}
+	return ps.agent.logs.RemoveUnused()
 }
 
 // bury remembers the epoch of a withdrawn pod. The caller holds mu.
@@ -190,12 +201,16 @@ func (ps *pods) bury(uid string, e Epoch) {
 func (ps *pods) end(p *pod, grace time.Duration) {
 	p.withdraw(grace)
 	ps.agent.addresses.release(p)
+	endLog := p.log.Remove
+	if ps.closed { // the next agent goes on with it
+		endLog = func() error { p.log.Close(); return nil }
+	}
 	ps.agent.tasks.start(func() {
 		p.gone()
 		if ps.get(p.spec.PodUID) == nil {
 			ps.agent.outbox.tell(p.status())
 		}
-		if err := p.clear(); err != nil {
+		if err := errors.Join(p.clear(), endLog()); err != nil {
 			ps.agent.log.Error("a withdrawn pod left something behind", "pod", p.spec.PodUID, "err", err)
 		}
 	})

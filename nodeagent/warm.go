@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"log/slog"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -41,6 +42,7 @@ type starter struct {
 	args []string
 	// bootTimeout bounds the time from start to warm.
 	bootTimeout time.Duration
+	log         *slog.Logger
 }
 
 // Start makes one container and waits until its worker is warm. After an error
@@ -82,13 +84,14 @@ func (s *starter) Start(ctx context.Context, runtime string) (_ *warmContainer, 
 	w.conn = conn
 	undo = append(undo, func() error { conn.Close(); return nil })
 	defer control.Close()
-	if w.output, err = newOutput(); err != nil {
+	if w.output, err = newOutput(id, s.log); err != nil {
 		return nil, err
 	}
-	undo = append(undo, func() error { w.output.close(); return nil })
+	undo = append(undo, w.output.close)
 	w.container, err = s.runtime.Start(ctx, container.Config{
 		ID: id, RootFS: root, NetNS: path, Hostname: "sanfran",
-		Listener: w.socket.File(), Control: control, Stdout: w.output.write, Stderr: w.output.write,
+		Listener: w.socket.File(), Control: control,
+		Log: w.output.frames.write, Stdout: w.output.stdout.write, Stderr: w.output.stderr.write,
 		Args: s.args, Env: []string{"PATH=/usr/local/bin:/usr/bin:/bin", "HOME=/tmp", "NODE_ENV=production"},
 	})
 	if err != nil {
@@ -147,7 +150,7 @@ func (w *warmContainer) destroy(ctx context.Context) error {
 	err := w.container.Destroy(ctx)
 	w.conn.Close()
 	w.guards.Wait()
-	w.output.close()
+	err = errors.Join(err, w.output.close())
 	if w.closeNamespace != nil {
 		err = errors.Join(err, w.closeNamespace())
 	}

@@ -117,11 +117,11 @@ type Config struct {
 	// none.
 	Layer string
 
-	// Listener becomes file descriptor 3 and Control file descriptor 4 of the
-	// program; Stdout and Stderr (use pipes; nil is /dev/null) become 1 and 2.
-	// Start duplicates all of them: the caller still owns and closes its own,
-	// any time after Start has returned.
-	Listener, Control, Stdout, Stderr *os.File
+	// Listener, Control and Log become file descriptors 3, 4 and 5 of the
+	// program, without Log there is no 5; Stdout and Stderr (use pipes; nil is
+	// /dev/null) become 1 and 2. Start duplicates all of them: the caller still
+	// owns and closes its own, any time after Start has returned.
+	Listener, Control, Log, Stdout, Stderr *os.File
 
 	// NetNS is the path of the network namespace to run in, empty for a new
 	// one that has nothing but a loopback device.

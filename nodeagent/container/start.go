@@ -108,11 +108,15 @@ func (r *Runc) writeSpec(slot slotDir, cfg Config, hostID uint32) error {
 func (r *Runc) run(ctx context.Context, slot slotDir, cfg Config) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), r.opts.StartTimeout)
 	defer cancel()
+	inherit := []*os.File{cfg.Listener, cfg.Control}
+	if cfg.Log != nil {
+		inherit = append(inherit, cfg.Log)
+	}
 	_, err := r.oci(slot.log()).Run(ctx, cfg.ID, slot.bundle(), &runc.CreateOpts{
 		IO:         inherited{stdout: cfg.Stdout, stderr: cfg.Stderr},
 		PidFile:    slot.pidFile(),
 		Detach:     true,
-		ExtraFiles: []*os.File{cfg.Listener, cfg.Control},
+		ExtraFiles: inherit,
 	})
 	if err == nil {
 		return nil

@@ -1,8 +1,8 @@
 'use strict'
 
-// The worker of a SanFran container. It inherits a listening TCP socket (3) and
-// a control socket to the agent (4), makes itself warm, and waits to be told
-// which function to become. README.md has the protocol and the contracts.
+// The worker of a SanFran container. It inherits a listening TCP socket (3), a
+// control socket to the agent (4) and a pipe for the function's log (5), makes
+// itself warm, and waits to be told which function to become. README.md has the protocol and the contracts.
 
 const openStderr = require('./stderr.js').keepClosed()
 
@@ -10,6 +10,7 @@ const { writeLog } = require('./answers.js')
 const { Control } = require('./control.js')
 const { leaseOf } = require('./lease.js')
 const { load } = require('./load.js')
+const { install: installLog, report } = require('./log.js')
 const { refresh } = require('./express.js')
 const { FunctionServer } = require('./server.js')
 const { warmUp } = require('./warmup.js')
@@ -39,8 +40,7 @@ let state = 'warming'
 control = new Control(CONTROL_FD, {
   receive: (message) => (state === 'warming' ? early.push(message) : receive(message)),
   broken(reason) {
-    openStderr()
-    if (reason !== null) writeLog(`the worker's control protocol is broken: ${reason}\n`)
+    if (reason !== null) report(`the control protocol is broken: ${reason}`)
     exit(reason === null ? 0 : 1)
   },
 })
@@ -49,6 +49,7 @@ boot()
 async function boot() {
   await warmUp()
   openStderr()
+  installLog()
   server = new FunctionServer(({ inFlight, direct }) => control.send({ type: 'activity', inFlight, direct }))
   server.http.listen({ fd: LISTENER_FD }, () => {
     state = 'warm'
@@ -66,7 +67,7 @@ function receive(message) {
   } else if (message.type === 'drain' && state === 'warm') {
     control.send({ type: 'drained' })
   } else if (message.type !== 'drain') {
-    writeLog(`the worker's control protocol is broken: ${message.type} while ${state}\n`)
+    report(`the control protocol is broken: ${message.type} while ${state}`)
     exit(1)
   }
 }

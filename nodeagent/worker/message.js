@@ -10,6 +10,7 @@ const { answerError, answerFailure } = require('./answers.js')
 const body = require('./body.js')
 const { apps, cookie, cookieParser, lend, request, response } = require('./express.js')
 const headers = require('./headers.js')
+const log = require('./log.js')
 
 const { nextTick } = process
 
@@ -58,6 +59,7 @@ class FunctionRequest extends http.IncomingMessage {
   #lease = undefined
   #proxied = false
   #body = null
+  #log = undefined
 
   static is(message) {
     return #lease in message
@@ -78,7 +80,8 @@ class FunctionRequest extends http.IncomingMessage {
   }
 
   /**
-   * Makes the request ready for function code.
+   * Makes the request ready for function code: what is written from here on is
+   * logged as this request's.
    *
    * @param {FunctionRequest} message
    * @param {FunctionResponse} res
@@ -89,6 +92,7 @@ class FunctionRequest extends http.IncomingMessage {
     message.res = res
     message.originalUrl = message.url
     message.baseUrl = ''
+    message.#log = log.begin(message.headers['x-request-id'])
   }
 
   /**
@@ -109,6 +113,8 @@ class FunctionRequest extends http.IncomingMessage {
   // Node's parser pushes what it reads, and stops reading when push says so. A
   // body that is waited for may fill the buffer up to the limit.
   push(chunk, encoding) {
+    // Who listens is called from here; of a request without a body nobody is.
+    if (this.#log !== undefined && (this._eventsCount > 0 || this.#body !== null)) log.enter(this.#log)
     const more = super.push(chunk, encoding)
     const collected = this.#body
     if (collected === null || collected.call === null) return more

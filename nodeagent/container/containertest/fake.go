@@ -35,6 +35,8 @@ type Fake struct {
 type Process struct {
 	Config            container.Config
 	Listener, Control *os.File
+	// Those that Config lacks are nil.
+	Log, Stdout, Stderr *os.File
 
 	instance *Instance
 }
@@ -77,13 +79,18 @@ func (f *Fake) Start(ctx context.Context, cfg container.Config) (_ container.Con
 			return nil, fmt.Errorf("start container %s: %w", cfg.ID, err)
 		}
 	}
-	listener, err := duplicate(cfg.Listener)
-	if err != nil {
-		return nil, fmt.Errorf("start container %s: listener: %w", cfg.ID, err)
-	}
-	control, err := duplicate(cfg.Control)
-	if err != nil {
-		return nil, errors.Join(fmt.Errorf("start container %s: control: %w", cfg.ID, err), listener.Close())
+	p := &Process{Config: cfg}
+	for _, f := range []struct {
+		own  **os.File
+		from *os.File
+	}{{&p.Listener, cfg.Listener}, {&p.Control, cfg.Control}, {&p.Log, cfg.Log}, {&p.Stdout, cfg.Stdout}, {&p.Stderr, cfg.Stderr}} {
+		if f.from == nil {
+			continue
+		}
+		if *f.own, err = duplicate(f.from); err != nil {
+			p.close()
+			return nil, fmt.Errorf("start container %s: %s: %w", cfg.ID, f.from.Name(), err)
+		}
 	}
 	running, kill := context.WithCancel(context.Background())
 	c := &Instance{fake: f, cfg: cfg, kill: kill, exited: make(chan struct{}), resources: cfg.Resources}
@@ -92,7 +99,8 @@ func (f *Fake) Start(ctx context.Context, cfg container.Config) (_ container.Con
 	if f.live[cfg.ID] != nil {
 		f.mu.Unlock()
 		kill()
-		return nil, errors.Join(fmt.Errorf("container %s: %w", cfg.ID, container.ErrExists), listener.Close(), control.Close())
+		p.close()
+		return nil, fmt.Errorf("container %s: %w", cfg.ID, container.ErrExists)
 	}
 	if f.live == nil {
 		f.live = map[string]*Instance{}
@@ -100,8 +108,17 @@ func (f *Fake) Start(ctx context.Context, cfg container.Config) (_ container.Con
 	f.live[cfg.ID] = c
 	f.mu.Unlock()
 
-	go c.run(running, &Process{Config: cfg, Listener: listener, Control: control, instance: c})
+	p.instance = c
+	go c.run(running, p)
 	return c, nil
+}
+
+func (p *Process) close() {
+	for _, f := range []*os.File{p.Listener, p.Control, p.Log, p.Stdout, p.Stderr} {
+		if f != nil {
+			f.Close()
+		}
+	}
 }
 
 // Live returns the containers that have been started and not yet destroyed,
@@ -129,7 +146,7 @@ func (c *Instance) run(ctx context.Context, p *Process) {
 	} else {
 		<-ctx.Done()
 	}
-	_, _ = p.Listener.Close(), p.Control.Close()
+	p.close()
 	if ctx.Err() != nil {
 		status = container.ExitStatus{Code: 128 + int(syscall.SIGKILL), Signal: syscall.SIGKILL}
 	}

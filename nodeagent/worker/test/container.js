@@ -1,7 +1,8 @@
 'use strict'
 
 // The real worker as a child process, as an agent starts it: a listening TCP
-// socket as descriptor 3 and a control socket as descriptor 4.
+// socket as descriptor 3, a control socket as descriptor 4 and the log's pipe as
+// descriptor 5.
 
 const { spawn } = require('node:child_process')
 const { once } = require('node:events')
@@ -21,7 +22,13 @@ const NONCE = 'fedcba9876543210fedcba9876543210'
 
 class Container {
   messages = []
+  /** All that was written, by whatever way, but what is for the agent: that is in reports. */
   log = ''
+  reports = ''
+  /** What came in frames: {stream, id, number, bytes, text}. */
+  frames = []
+  /** What came on descriptors 1 and 2 themselves. */
+  raw = { 1: '', 2: '' }
   port = 0
   #waiting = []
 
@@ -34,7 +41,7 @@ class Container {
     await once(listener, 'listening')
     container.port = listener.address().port
     container.process = spawn(process.execPath, [...args, MAIN], {
-      stdio: ['ignore', 'pipe', 'pipe', listener._handle.fd, 'pipe'],
+      stdio: ['ignore', 'pipe', 'pipe', listener._handle.fd, 'pipe', 'pipe'],
       env: { PATH: process.env.PATH, SANFRAN_TEST: 'the environment of the warm worker', ...env },
     })
     listener.close()
@@ -50,13 +57,20 @@ class Container {
     this.control.on('error', () => {})
     this.exited = once(child, 'exit').then(([code, signal]) => ({ code, signal }))
     this.closed = once(child, 'close')
-    for (const stream of [child.stdout, child.stderr]) {
-      stream.setEncoding('utf8')
-      stream.on('data', (text) => {
+    for (const fd of [1, 2]) {
+      child.stdio[fd].setEncoding('utf8')
+      child.stdio[fd].on('data', (text) => {
+        this.raw[fd] += text
         this.log += text
         for (const check of this.#waiting.splice(0)) check()
       })
     }
+    let rest = Buffer.alloc(0)
+    child.stdio[5].on('error', () => {})
+    child.stdio[5].on('data', (chunk) => {
+      rest = this.#framed(Buffer.concat([rest, chunk]))
+      for (const check of this.#waiting.splice(0)) check()
+    })
     let partial = ''
     this.control.setEncoding('utf8')
     this.control.on('data', (text) => {
@@ -68,6 +82,24 @@ class Container {
     this.closed.then(() => {
       for (const check of this.#waiting.splice(0)) check(true)
     })
+  }
+
+  // Takes whole frames off the bytes and returns what is left.
+  #framed(bytes) {
+    while (bytes.length >= 12 && bytes.length >= 12 + bytes[2] + bytes.readUInt32LE(8)) {
+      if (bytes[0] !== 0x1e) throw new Error(`no frame: ${bytes.subarray(0, 40)}`)
+      const start = 12 + bytes[2]
+      const end = start + bytes.readUInt32LE(8)
+      const frame = { stream: bytes[1], id: bytes.toString('latin1', 12, start), number: bytes.readUInt32LE(4), bytes: Buffer.from(bytes.subarray(start, end)), get text() { return this.bytes.toString() } }
+      if (frame.stream === 3) {
+        this.reports += frame.text
+      } else {
+        this.frames.push(frame)
+        this.log += frame.text
+      }
+      bytes = bytes.subarray(end)
+    }
+    return bytes
   }
 
   send(message) {
@@ -88,15 +120,20 @@ class Container {
   }
 
   /** Resolves when the log matches. */
-  logged(pattern) {
+  logged(pattern, what = 'log') {
     return new Promise((resolve, reject) => {
       const check = (over) => {
-        if (pattern.test(this.log)) resolve()
-        else if (over) reject(new Error(`the worker ended and logged only ${this.log}`))
+        if (pattern.test(this[what])) resolve()
+        else if (over) reject(new Error(`the worker ended and logged only ${this[what]}`))
         else this.#waiting.push(check)
       }
       check()
     })
+  }
+
+  /** Resolves when the agent was told what matches. */
+  reported(pattern) {
+    return this.logged(pattern, 'reports')
   }
 
   /** Activates a bundle, a map of file names to contents, and returns the answer. */

@@ -80,7 +80,7 @@ test('an agent that does not speak the protocol ends the process, saying so', as
     const container = await Container.start(t)
     container.control.write(text)
     assert.equal((await container.exited).code, 1)
-    await container.logged(/control protocol is broken/)
+    await container.reported(/control protocol is broken/)
   }
 })
 

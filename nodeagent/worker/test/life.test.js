@@ -171,5 +171,5 @@ test('only one activation, and none of what came before it, counts', async (t) =
   assert.equal((await container.request({})).text, 'early')
   container.send(activate)
   assert.equal((await container.exited).code, 1)
-  await container.logged(/activate while ready/)
+  await container.reported(/activate while ready/)
 })
