@@ -25,7 +25,7 @@ class Control {
   #broken
 
   /**
-   * @param {number} fd the inherited socket
+   * @param {number|net.Socket} fd the inherited socket
    * @param {object} events
    * @param {(message: object) => void} events.receive one message of the agent
    * @param {(reason: string|null) => void} events.broken the agent is gone
@@ -34,7 +34,7 @@ class Control {
   constructor(fd, { receive, broken }) {
     this.#receive = receive
     this.#broken = broken
-    this.#socket = new net.Socket({ fd, readable: true, writable: true })
+    this.#socket = typeof fd === 'number' ? new net.Socket({ fd, readable: true, writable: true }) : fd
     this.#socket.on('data', (chunk) => this.#data(chunk))
     this.#socket.on('end', () => this.#broken(null))
     this.#socket.on('error', () => this.#broken(null))

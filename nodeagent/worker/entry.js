@@ -43,7 +43,8 @@ function findEntry(entry) {
 }
 
 function fileOf(folder, manifest) {
-  const target = exported(manifest?.exports, IMPORTING) ?? exported(manifest?.exports, REQUIRING)
+  const exports = manifest?.exports
+  const target = exports === undefined ? undefined : exported(exports, IMPORTING) ?? exported(exports, REQUIRING)
   if (typeof target === 'string') {
     const file = path.resolve(folder, target)
     if (!target.startsWith('./') || !file.startsWith(folder + path.sep)) {
@@ -88,11 +89,12 @@ function exported(target, conditions) {
 
 function readManifest(folder) {
   const file = path.join(folder, 'package.json')
+  // To be asked is much cheaper than to fail, and most small functions have none.
+  if (fs.statSync(file, { throwIfNoEntry: false }) === undefined) return undefined
   let text
   try {
     text = fs.readFileSync(file, 'utf8')
   } catch (error) {
-    if (error.code === 'ENOENT') return undefined
     throw new Failure('LoadError', `package.json cannot be read: ${error.message}`)
   }
   try {

@@ -27,10 +27,12 @@ proxied.set('trust proxy', 1)
 
 /** Brings the settings that depend on environment and folder up to date. */
 function refresh() {
-  for (const app of [direct, proxied]) {
-    app.set('env', process.env.NODE_ENV || 'development')
-    app.set('views', path.resolve('views'))
-    if (process.env.NODE_ENV === 'production') app.enable('view cache')
+  const env = process.env.NODE_ENV || 'development'
+  const views = process.cwd() + path.sep + 'views'
+  for (const { settings } of [direct, proxied]) {
+    settings.env = env
+    settings.views = views
+    if (env === 'production') settings['view cache'] = true
   }
 }
 

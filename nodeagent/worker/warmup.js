@@ -9,6 +9,8 @@ const Module = require('node:module')
 const net = require('node:net')
 const { join } = require('node:path')
 
+const { Control } = require('./control.js')
+const { refresh } = require('./express.js')
 const { leaseOf } = require('./lease.js')
 const { load } = require('./load.js')
 const { FunctionServer } = require('./server.js')
@@ -44,11 +46,53 @@ const LEASE = { lease: 'warm', nonce: 'cold', podAddress: '127.0.0.1' }
 async function warmUp() {
   const folder = process.cwd()
   globalThis.fetch // loaded by Node when first looked at, as are its classes
-  await converse(join(__dirname, 'warm', 'index.js'), ROUNDS)
+  await rehearse()
+  await converse(join(__dirname, 'warm'), ROUNDS)
   await converse(join(__dirname, 'warm', 'index.mjs'), ROUNDS / 4)
   process.chdir(folder)
+  forget()
+}
+
+// What an activation does, but for becoming this very container's.
+async function rehearse() {
+  const entry = join(__dirname, 'warm')
+  const line = JSON.stringify({ type: 'activate', ...LEASE, entry, env: { ...process.env }, loadTimeoutMs: 10_000 })
+  const { client, socket, close } = await pair()
+  let step = () => {}
+  const control = new Control(socket, {
+    receive({ lease, nonce, podAddress, entry, env, loadTimeoutMs }) {
+      const server = new FunctionServer(() => {})
+      server.activate(leaseOf({ lease, nonce, podAddress }))
+      server.serve(load({ entry, env, loadTimeoutMs, died() {} }))
+      refresh()
+      control.send({ type: 'ready', loadMs: 0 })
+      forget()
+    },
+    broken() {},
+  })
+  client.on('data', () => step())
+  for (let round = 0; round < ROUNDS; round++) {
+    const stepped = new Promise((resolve) => (step = resolve))
+    client.write(`${line}\n`)
+    await stepped
+  }
+  await close()
+}
+
+function forget() {
   for (const file of Object.keys(require.cache)) delete require.cache[file]
   for (const key of Object.keys(Module._pathCache ?? {})) delete Module._pathCache[key]
+}
+
+// Two ends of a connection that is no file, and belongs to the container alone.
+async function pair() {
+  const acceptor = net.createServer()
+  const accepted = new Promise((resolve) => acceptor.once('connection', resolve))
+  await new Promise((resolve, reject) => acceptor.once('error', reject).listen(`\0sanfran-warm-${process.pid}`, resolve))
+  const client = net.connect(acceptor.address())
+  const socket = await accepted
+  const ended = new Promise((resolve) => acceptor.close(resolve))
+  return { client, socket, close: () => (client.destroy(), socket.destroy(), ended) }
 }
 
 async function converse(file, rounds) {
@@ -63,10 +107,8 @@ async function converse(file, rounds) {
   }
   requests.push('GET / HTTP/1.1\r\nHost: warm\r\nSanfran-Lease: cold\r\n\r\n')
 
-  // An abstract unix socket is no file, and belongs to the container alone.
-  const acceptor = net.createServer((socket) => server.http.emit('connection', socket))
-  await new Promise((resolve, reject) => acceptor.once('error', reject).listen(`\0sanfran-warm-${process.pid}`, resolve))
-  const client = net.connect(acceptor.address())
+  const { client, socket, close } = await pair()
+  server.http.emit('connection', socket)
   let answered = 0
   let refused = 0
   let wake = () => {}
@@ -85,9 +127,7 @@ async function converse(file, rounds) {
   }
   // Also a proof that the lease check of this very Node version works.
   if (refused !== rounds) throw new Error(`the lease check refused ${refused} requests instead of ${rounds}`)
-  const closed = new Promise((resolve) => acceptor.close(resolve))
-  client.destroy()
-  await closed
+  await close()
 }
 
 module.exports = { warmUp }
