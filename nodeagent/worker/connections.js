@@ -44,6 +44,12 @@ class Connection {
   closed = false
   idleSince = now()
   idleLimit = FIRST_REQUEST_MS
+  /** The gate it came by, on a gateway's connection to a server of the function's. */
+  gate = null
+  /** Whether a request on it has shown the lease, and the server knows of it. */
+  shown = false
+  /** Whether it counts among the connections of that server. */
+  held = false
 }
 
 /** All connections of one server. */
@@ -63,17 +69,16 @@ class Connections {
 
   /** Takes in a connection that the server accepted. */
   add(socket) {
-    const connection = new Connection()
-    Stamp.put(socket, connection)
-    socket.on('close', () => {
-      connection.closed = true
-      this.#waiting.delete(socket)
-      const direct = this.#direct.delete(socket) ? 1 : 0
-      if (connection.active > 0 || direct > 0) this.#activity.change(-connection.active, -direct)
-      connection.active = 0
-    })
+    const connection = this.#register(socket)
     if (this.#activated) this.#classify(socket, connection)
     else this.#waiting.add(socket)
+  }
+
+  /** Takes in a gateway's connection to a server of the function's. */
+  addGateway(socket, gate) {
+    const connection = this.#register(socket)
+    connection.gate = gate
+    return connection
   }
 
   /** From now on connections to podAddress are direct, also those that stand. */
@@ -112,6 +117,19 @@ class Connections {
     this.#sweepEvery(DRAIN_SWEEP_MS)
   }
 
+  #register(socket) {
+    const connection = new Connection()
+    Stamp.put(socket, connection)
+    socket.on('close', () => {
+      connection.closed = true
+      this.#waiting.delete(socket)
+      const direct = this.#direct.delete(socket) ? 1 : 0
+      if (connection.active > 0 || direct > 0) this.#activity.change(-connection.active, -direct)
+      connection.active = 0
+    })
+    return connection
+  }
+
   #classify(socket, connection) {
     const local = socket.localAddress
     if (this.#podAddress === '' || local === undefined || canonicalAddress(local) !== this.#podAddress) return
@@ -142,4 +160,4 @@ class Connections {
   }
 }
 
-module.exports = { Connections, KEEP_ALIVE_MS }
+module.exports = { Connections, Stamp, KEEP_ALIVE_MS }

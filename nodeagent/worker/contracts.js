@@ -18,6 +18,9 @@ const { NoHandler } = require('./no-handler.js')
  * @param {(work: Promise<unknown>) => void} hold keeps the container busy until
  *   the promise settles, which must not reject
  * @returns {void}
+ * @property {(req: FunctionRequest) => (Function | undefined)} [upgradeOf] what takes
+ *   a connection over when a request offers an upgrade; undefined: nothing, the
+ *   request is a request like any other
  */
 
 /**
@@ -35,7 +38,7 @@ function handlerOf(exported, file) {
     if (typeof value === 'function' && !isClass(value)) {
       // A web-standard handler takes the request alone, and a compiled CommonJS
       // module may be imported as a namespace.
-      return isExpress(value) || value.length >= 2 ? expressHandler(value) : fetchHandler(value, undefined)
+      return isExpress(value) || value.length >= 2 ? expressHandler(value) : fetchWithUpgrade(value, undefined, value)
     }
     if (value !== null && typeof value === 'object' && !types.isModuleNamespaceObject(value)) {
       return objectHandler(value, file)
@@ -47,7 +50,7 @@ function handlerOf(exported, file) {
 }
 
 function objectHandler(object, file) {
-  if (typeof object.fetch === 'function') return fetchHandler(object.fetch, object)
+  if (typeof object.fetch === 'function') return fetchWithUpgrade(object.fetch, object, object)
   if (typeof object.listen === 'function') throw new NoHandler(file, 'a server (an object with a listen method)')
   const names = Object.keys(object).filter((name) => typeof object[name] === 'function' && !isClass(object[name]))
   if (names.length === 0) throw new NoHandler(file, describe(object))
@@ -58,30 +61,64 @@ function objectHandler(object, file) {
 function expressHandler(fn) {
   // An application reads its bodies itself, and its own last word is "Cannot
   // GET /".
-  if (isExpress(fn)) return (req, res) => invoke(fn, req, res, undefined)
-  return (req, res) => FunctionRequest.whenBody(req, () => invoke(fn, req, res, req.next))
+  const handler = isExpress(fn) ? (req, res) => invoke(fn, req, res, undefined)
+    : (req, res) => FunctionRequest.whenBody(req, () => invoke(fn, req, res, req.next))
+  handler.upgradeOf = () => upgradeOf(fn, fn)
+  return handler
+}
+
+/**
+ * A function's own way to take connections over: its property `upgrade`,
+ * (req, socket, head) => …, as a listener of "upgrade" under plain Node.js.
+ */
+function upgradeOf(holder, receiver) {
+  const { upgrade } = holder
+  return typeof upgrade === 'function' ? (req, socket, head) => Reflect.apply(upgrade, receiver, [req, socket, head]) : undefined
+}
+
+/** Contract 3, which has no way of its own to take connections over. */
+function fetchWithUpgrade(fn, receiver, holder) {
+  const handler = fetchHandler(fn, receiver)
+  handler.upgradeOf = () => upgradeOf(holder, receiver)
+  return handler
 }
 
 /** Contract 2: functions chosen by the first segment of the path. */
 function functionsHandler(object, names) {
   const handlers = new Map(names.map((name) => [name, expressHandler(object[name])]))
-  return (req, res, hold) => {
+  const choose = (req) => {
     const [, segment, rest] = /^\/([^/?]*)(.*)$/s.exec(req.url) ?? [undefined, '', '']
     let name
     try {
       name = decodeURIComponent(segment)
     } catch {
-      return answerError(req, res, 400, 'BadRequest', `the path ${req.url} is not properly encoded`)
+      return {}
     }
-    const handler = handlers.get(name)
+    return { name, segment, rest, handler: handlers.get(name) }
+  }
+  const descend = (req, segment, rest) => {
+    req.baseUrl = `/${segment}`
+    req.url = rest.startsWith('/') ? rest : `/${rest}`
+  }
+  const handle = (req, res, hold) => {
+    const { name, segment, rest, handler } = choose(req)
+    if (name === undefined) return answerError(req, res, 400, 'BadRequest', `the path ${req.url} is not properly encoded`)
     if (handler === undefined) {
       return answerError(req, res, 404, 'FunctionNotFound',
         `no function named "${name}"; there are: ${names.join(', ')}`)
     }
-    req.baseUrl = `/${segment}`
-    req.url = rest.startsWith('/') ? rest : `/${rest}`
+    descend(req, segment, rest)
     handler(req, res, hold)
   }
+  handle.upgradeOf = (req) => {
+    const { segment, rest, handler } = choose(req)
+    const upgrade = handler?.upgradeOf(req)
+    return upgrade && ((req, socket, head) => {
+      descend(req, segment, rest)
+      return upgrade(req, socket, head)
+    })
+  }
+  return handle
 }
 
 function invoke(fn, req, res, next) {

@@ -6,8 +6,7 @@ const fs = require('node:fs')
 const path = require('node:path')
 
 const { Failure } = require('./failure.js')
-
-const { parse } = JSON
+const { notNode, readManifest } = require('./program.js')
 
 /**
  * The conditions of "exports" that hold here, as for a program that imports the
@@ -26,19 +25,32 @@ const CANDIDATES = [
 const MAIN_SUFFIXES = ['', '.js', '.json', '.node', '/index.js', '/index.json', '/index.node']
 
 /**
- * Finds the file to load.
+ * Looks at what an activation names.
  *
  * @param {string} entry absolute path of the bundle's folder, or of a file
- * @returns {{file: string, folder: string, module: boolean}} module: whether it
- *   is an ES module by its name or its package.json
+ * @returns {{file: string | undefined, folder: string, manifest: object | undefined}}
+ *   file: entry, if it is one; manifest: the package.json of the folder
  * @throws {Failure} ModuleNotFound, SyntaxError
  */
-function findEntry(entry) {
+function lookAt(entry) {
   const stat = fs.statSync(entry, { throwIfNoEntry: false })
   if (stat === undefined) throw new Failure('ModuleNotFound', `there is no ${entry}`)
-  const folder = stat.isDirectory() ? entry : path.dirname(entry)
-  const manifest = readManifest(folder)
-  const file = stat.isDirectory() ? fileOf(folder, manifest) : entry
+  const isFolder = stat.isDirectory()
+  const folder = isFolder ? entry : path.dirname(entry)
+  return { file: isFolder ? undefined : entry, folder, manifest: readManifest(folder) }
+}
+
+/**
+ * Finds the file to load.
+ *
+ * @param {{file: string | undefined, folder: string, manifest: object | undefined}} what
+ *   as lookAt gives it
+ * @returns {{file: string, folder: string, module: boolean}} module: whether it
+ *   is an ES module by its name or its package.json
+ * @throws {Failure} ModuleNotFound, NoHandler
+ */
+function findEntry({ file, folder, manifest }) {
+  file ??= fileOf(folder, manifest)
   return { file, folder, module: isModule(file, folder, manifest) }
 }
 
@@ -64,7 +76,11 @@ function fileOf(folder, manifest) {
     const file = path.join(folder, name)
     if (isFile(file)) return file
   }
-  throw new Failure('ModuleNotFound', `the bundle has no entry: neither "exports" nor "main" in package.json, nor any of ${CANDIDATES.join(', ')}`)
+  const lacks = `neither "exports" nor "main" in package.json, nor any of ${CANDIDATES.join(', ')}`
+  if (typeof manifest?.scripts?.start === 'string') {
+    throw new Failure('NoHandler', `${notNode(manifest.scripts.start)}; nor has the bundle another entry: ${lacks}`)
+  }
+  throw new Failure('ModuleNotFound', `the bundle has no entry: ${lacks}`)
 }
 
 // The target of "." in "exports", by Node's rules: Modules: Packages, "Package
@@ -87,23 +103,6 @@ function exported(target, conditions) {
   return undefined
 }
 
-function readManifest(folder) {
-  const file = path.join(folder, 'package.json')
-  // To be asked is much cheaper than to fail, and most small functions have none.
-  if (fs.statSync(file, { throwIfNoEntry: false }) === undefined) return undefined
-  let text
-  try {
-    text = fs.readFileSync(file, 'utf8')
-  } catch (error) {
-    throw new Failure('LoadError', `package.json cannot be read: ${error.message}`)
-  }
-  try {
-    return parse(text)
-  } catch (error) {
-    throw new Failure('SyntaxError', `package.json: ${error.message.replaceAll('\n', ' ')}`)
-  }
-}
-
 // Of a file without a sign Node itself finds out, by its syntax.
 function isModule(file, folder, manifest) {
   const extension = path.extname(file)
@@ -113,4 +112,4 @@ function isModule(file, folder, manifest) {
 
 const isFile = (file) => fs.statSync(file, { throwIfNoEntry: false })?.isFile() === true
 
-module.exports = { findEntry, CANDIDATES }
+module.exports = { findEntry, lookAt, CANDIDATES }

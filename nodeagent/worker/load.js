@@ -3,26 +3,33 @@
 // Loading a bundle: the process becomes the function's, then its module runs.
 
 const Module = require('node:module')
+const path = require('node:path')
 const { pathToFileURL } = require('node:url')
 
 const { handlerOf } = require('./contracts.js')
-const { findEntry } = require('./entry.js')
+const { findEntry, lookAt } = require('./entry.js')
 const { Failure, failureOf } = require('./failure.js')
+const { NoHandler } = require('./no-handler.js')
+const { programOfCommand, programOfScript, runProgram } = require('./program.js')
+
+/** What a bundle that listens by itself is loaded as, in place of a handler. */
+const PROGRAM = Symbol('program')
 
 const { clearTimeout, Promise, setTimeout } = globalThis
 const now = performance.now.bind(performance)
 
 /**
- * Gives the process what a freshly started `node <file>` would have.
+ * Gives the process what a freshly started `node <file> <args>` would have.
  *
- * @param {{file: string, folder: string}} place
+ * @param {{file: string, folder: string, flags?: string[], args?: string[]}} place
  * @param {Record<string, string>} env replaces the environment
  */
-function become({ file, folder }, env) {
+function become({ file, folder, flags = [], args = [] }, env) {
   for (const name of Object.keys(process.env)) delete process.env[name]
   Object.assign(process.env, env)
   process.chdir(folder)
-  process.argv = [process.execPath, file]
+  process.argv = [process.execPath, file, ...args]
+  process.execArgv = flags
   process.title = 'node'
   process.mainModule = undefined
   Module.prototype.require.main = undefined
@@ -35,46 +42,52 @@ function become({ file, folder }, env) {
  * @param {string} what.entry the bundle's folder, or a file
  * @param {Record<string, string>} what.env
  * @param {number} what.loadTimeoutMs
+ * @param {string[]} [what.command] the program to run; empty: what the bundle says
+ * @param {string} [what.workingDir] '' for the bundle's folder
+ * @param {import('./listening.js').Listening} [what.listening] without it, no program is run
  * @param {(error: Failure) => void} what.died told when the process is about to
  *   end while the module loads; nothing else will be
- * @returns {Promise<import('./contracts.js').Handler> | import('./contracts.js').Handler}
+ * @returns {Promise<import('./contracts.js').Handler | PROGRAM> | import('./contracts.js').Handler}
  *   at once where the module loads at once
  * @throws {Failure}
  */
-function load({ entry, env, loadTimeoutMs, died }) {
+function load({ entry, env, loadTimeoutMs, command = [], workingDir = '', listening, died }) {
   let folder = entry
   let file
   const unwatch = watchExit(died, () => folder)
-  try {
-    const place = findEntry(entry)
-    folder = place.folder
-    file = place.file
-    become(place, env)
-    const began = now()
-    const exported = place.module ? import(pathToFileURL(place.file).href) : loadAtOnce(place.file)
-    if (!(exported instanceof Promise)) {
-      unwatch()
-      const took = now() - began
-      if (took > loadTimeoutMs) throw timedOut(place, loadTimeoutMs)
-      return handlerOf(exported, place.file)
-    }
-    return within(exported, loadTimeoutMs, () => timedOut(place, loadTimeoutMs)).then(
-      (namespace) => {
-        unwatch()
-        try {
-          return handlerOf(namespace, place.file)
-        } catch (error) {
-          throw failureOf(error, folder, file)
-        }
-      },
-      (error) => {
-        unwatch()
-        throw failureOf(error, folder, file)
-      },
-    )
-  } catch (error) {
+  const done = (what) => {
+    unwatch()
+    return what
+  }
+  const failed = (error) => {
     unwatch()
     throw failureOf(error, folder, file)
+  }
+  try {
+    const bundle = lookAt(entry)
+    folder = bundle.folder
+    const program = listening && programOf(bundle, command, workingDir)
+    if (program !== undefined) {
+      folder = program.folder
+      file = program.file
+      enter(program, { ...env, ...program.env })
+      return whenListens({ program, loadTimeoutMs, listening }).then(done, failed)
+    }
+    const place = findEntry(bundle)
+    file = place.file
+    enter({ file, folder: workingDir || folder }, env)
+    const began = now()
+    const exported = place.module ? import(pathToFileURL(place.file).href) : loadAtOnce(place.file)
+    if (exported instanceof Promise) {
+      return within(exported, loadTimeoutMs, () => timedOut(place, loadTimeoutMs))
+        .then((namespace) => decide(namespace, place, loadTimeoutMs, listening)).then(done, failed)
+    }
+    const took = now() - began
+    if (took > loadTimeoutMs) throw timedOut(place, loadTimeoutMs)
+    const what = decide(exported, place, loadTimeoutMs, listening)
+    return what instanceof Promise ? what.then(done, failed) : done(what)
+  } catch (error) {
+    return failed(error)
   }
 }
 
@@ -87,6 +100,101 @@ function loadAtOnce(file) {
     if (error?.code === 'ERR_REQUIRE_ASYNC_MODULE') return import(pathToFileURL(file).href)
     throw error
   }
+}
+
+// The process becomes the function's; a working folder of the pod's must be there.
+function enter(place, env) {
+  try {
+    become(place, env)
+  } catch (error) {
+    if (error.syscall !== 'chdir') throw error
+    throw new Failure('LoadError', `the working folder ${place.folder} cannot be entered: ${error.code}; mount a volume there, or change workingDir`)
+  }
+}
+
+// The program that the pod's command is, or else package.json's start script;
+// undefined: neither.
+function programOf(bundle, command, workingDir) {
+  const folder = workingDir || bundle.folder
+  if (command.length > 0) return { ...programOfCommand(command, folder), folder }
+  if (bundle.file !== undefined || bundle.manifest === undefined) return undefined
+  const program = programOfScript(bundle.manifest, bundle.folder)
+  return program && { ...program, folder }
+}
+
+// A module that has loaded: a program if it listens, else a handler. One that
+// exports no handler may still be about to listen.
+function decide(exported, place, ms, listening) {
+  let nothing
+  if (!listening?.begun) {
+    try {
+      return handlerOf(exported, place.file)
+    } catch (error) {
+      if (!listening || !(error instanceof NoHandler)) throw error
+      nothing = error
+    }
+  }
+  return untilListens(listening, ms, {
+    late: () => nothing ?? notListened(place, ms),
+    over: () => nothing ?? ended(place),
+  })
+}
+
+// Runs a program and waits until it listens. One that a start script names and
+// that ends without having listened may be a handler that its author starts
+// elsewhere by other means.
+async function whenListens({ program, loadTimeoutMs, listening }) {
+  const waiting = untilListens(listening, loadTimeoutMs, {
+    late: () => notListened(program, loadTimeoutMs),
+    over: () => handlerInstead(program) ?? ended(program),
+  })
+  waiting.catch(() => {}) // its outcome is the caller's, below
+  await runProgram(program)
+  const what = await waiting
+  if (what !== PROGRAM) listening.alone(false)
+  return what
+}
+
+function handlerInstead(program) {
+  if (program.only || process.mainModule === undefined) return undefined
+  try {
+    return handlerOf(process.mainModule.exports, program.file)
+  } catch {
+    return undefined
+  }
+}
+
+// Resolves with PROGRAM when a server listens. When nothing is left to do in the
+// process `over` says what then, when the time is up `late` does: a handler, or
+// an error.
+function untilListens(listening, ms, { late, over }) {
+  listening.alone(true)
+  return new Promise((resolve, reject) => {
+    const timer = setTimeout(() => settle(late()), ms)
+    timer.unref()
+    const empty = () => settle(over())
+    process.on('beforeExit', empty)
+    const settle = (what) => {
+      clearTimeout(timer)
+      process.off('beforeExit', empty)
+      if (what instanceof Error) reject(what)
+      else resolve(what)
+    }
+    listening.listens.then(() => settle(PROGRAM))
+  })
+}
+
+const named = ({ file, folder, by }) =>
+  (file.startsWith(folder + path.sep) ? file.slice(folder.length + 1) : file) + (by ? `, which ${by} names,` : '')
+
+function notListened(what, ms) {
+  const otherwise = what.by && handlerInstead(what) ? '; it exports a handler: to have that called, remove the start script' : ''
+  return new Failure('LoadTimeout', `${named(what)} has not listened within ${ms} ms${otherwise}`)
+}
+
+function ended(what) {
+  const otherwise = what.only ? '; to have a handler that it exports called, remove the command' : ''
+  return new Failure('Exited', `${named(what)} ended with code ${process.exitCode ?? 0} and had not listened on any TCP port${otherwise}`)
 }
 
 function timedOut({ file, folder }, ms) {
@@ -129,4 +237,4 @@ function watchExit(died, folder) {
   }
 }
 
-module.exports = { load }
+module.exports = { load, PROGRAM }

@@ -9,7 +9,8 @@ const openStderr = require('./stderr.js').keepClosed()
 const { writeLog } = require('./answers.js')
 const { Control } = require('./control.js')
 const { leaseOf } = require('./lease.js')
-const { load } = require('./load.js')
+const { load, PROGRAM } = require('./load.js')
+const { Listening } = require('./listening.js')
 const { install: installLog, report } = require('./log.js')
 const { refresh } = require('./express.js')
 const { FunctionServer } = require('./server.js')
@@ -35,6 +36,7 @@ const exit = process.reallyExit.bind(process)
 const early = [] // messages that came while warming up
 let control
 let server
+let listening
 let state = 'warming'
 
 control = new Control(CONTROL_FD, {
@@ -52,6 +54,7 @@ async function boot() {
   installLog()
   server = new FunctionServer(({ inFlight, direct }) => control.send({ type: 'activity', inFlight, direct }))
   server.http.listen({ fd: LISTENER_FD }, () => {
+    listening = new Listening(server, () => state === 'loading')
     state = 'warm'
     control.send({ type: 'warm' })
     for (const message of early.splice(0)) receive(message)
@@ -72,13 +75,14 @@ function receive(message) {
   }
 }
 
-function activate({ entry, env, loadTimeoutMs, ...rest }) {
+function activate({ entry, env, loadTimeoutMs, command, workingDir, port, ...rest }) {
   const began = now()
   state = 'loading'
   server.activate(leaseOf(rest))
+  listening.podPort = port
   let handler
   try {
-    handler = load({ entry, env, loadTimeoutMs, died: failed })
+    handler = load({ entry, env, loadTimeoutMs, command, workingDir, listening, died: failed })
   } catch (failure) {
     failed(failure)
     return
@@ -89,9 +93,10 @@ function activate({ entry, env, loadTimeoutMs, ...rest }) {
 
 function ready(handler, began) {
   refresh()
-  server.serve(handler)
+  if (handler === PROGRAM) server.serveProgram()
+  else server.serve(handler)
   if (state === 'loading') state = 'ready'
-  control.send({ type: 'ready', loadMs: now() - began })
+  control.send({ type: 'ready', loadMs: now() - began, kind: handler === PROGRAM ? 'server' : 'handler' })
 }
 
 let hasFailed = false

@@ -8,6 +8,7 @@ const http = require('node:http')
 
 const { answerError, answerFailure } = require('./answers.js')
 const body = require('./body.js')
+const { Stamp } = require('./connections.js')
 const { apps, cookie, cookieParser, lend, request, response } = require('./express.js')
 const headers = require('./headers.js')
 const log = require('./log.js')
@@ -225,8 +226,15 @@ class FunctionResponse extends http.ServerResponse {
   }
 }
 
+const isGateways = (socket) => typeof socket === 'object' && socket !== null && Stamp.get(socket) !== undefined
+
 lend(request, FunctionRequest.prototype)
 lend(response, FunctionResponse.prototype)
-headers.install({ isRequest: FunctionRequest.is, received: FunctionRequest.received, isResponse: FunctionResponse.is })
+headers.install({
+  isRequest: FunctionRequest.is,
+  received: FunctionRequest.received,
+  // Also those of a server of the function's own, on a gateway's connection.
+  isResponse: (message) => FunctionResponse.is(message) || isGateways(message.req?.socket),
+})
 
 module.exports = { FunctionRequest, FunctionResponse }

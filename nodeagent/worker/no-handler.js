@@ -2,8 +2,8 @@
 
 /** Says what a module may export. */
 const SUPPORTED = 'supported are: module.exports = (req, res) => …; an object of such functions; ' +
-  'export default (req, res) => …; export default (request) => Response; export default { fetch(request) }. ' +
-  'Servers that listen by themselves are not supported yet'
+  'export default (req, res) => …; export default (request) => Response; export default { fetch(request) }; ' +
+  'a server that listens by itself, as the command of the pod or as the start script of package.json'
 
 /** A module that exports nothing which can answer requests. */
 class NoHandler extends Error {

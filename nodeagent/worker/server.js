@@ -9,8 +9,26 @@ const { answerError, refuse } = require('./answers.js')
 const { Connections, KEEP_ALIVE_MS } = require('./connections.js')
 const { equalInConstantTime } = require('./lease.js')
 const { FunctionRequest, FunctionResponse } = require('./message.js')
+const { OwnServer } = require('./own-server.js')
+const { refuseUpgrade, takeOver } = require('./upgrade.js')
 
-const { clearTimeout, Promise, setTimeout } = globalThis
+const { clearInterval, clearTimeout, Promise, setInterval, setTimeout } = globalThis
+const { apply } = Reflect
+const { emit, listenerCount } = http.Server.prototype
+
+/** How often a program's idle connections are closed while it drains. */
+const CLOSE_IDLE_MS = 100
+
+// CONNECT has no callback that is asked before its event.
+class Server extends http.Server {
+  admits = () => false
+  refused = () => {}
+
+  emit(name, a, b, c) {
+    if (name === 'connect' && !this.admits(a)) return this.refused(b), true
+    return apply(emit, this, [name, a, b, c])
+  }
+}
 
 /** Serves one lease; before `serve` it answers nothing. */
 class FunctionServer {
@@ -23,6 +41,8 @@ class FunctionServer {
   #connections
   #idle = null
   #closed // the same listener for all responses
+  /** The server of the function's that connections are given to, if there is one. */
+  #own = null
 
   /** @param {(activity: {inFlight: number, direct: number}) => void} report */
   constructor(report) {
@@ -30,9 +50,19 @@ class FunctionServer {
     this.#connections = new Connections(this.#activity)
     const connections = this.#connections
     this.#closed = function () {
-      connections.end(FunctionResponse.connection(this))
+      const connection = FunctionResponse.connection(this)
+      connections.end(connection)
+      const socket = this.req?.socket
+      // A time limit that the function has set for its answer ends with it.
+      if (socket?.timeout > 0 && !connection.direct && connection.active === 0) socket.setTimeout(0)
     }
-    this.http = http.createServer({ IncomingMessage: FunctionRequest, ServerResponse: FunctionResponse })
+    this.http = new Server({
+      IncomingMessage: FunctionRequest,
+      ServerResponse: FunctionResponse,
+      shouldUpgradeCallback: (req) => this.#takesUpgrade(req),
+    })
+    this.http.admits = (req) => this.#admits(req)
+    this.http.refused = (socket) => refuseUpgrade(socket, this.#lease?.nonce)
     // A gateway's connection is never closed from this side, however long it
     // idles or its request takes: a request could be on its way, and it would
     // not be known whether it ran. Direct ones are swept by Connections.
@@ -41,6 +71,13 @@ class FunctionServer {
     this.http.requestTimeout = 0
     this.http.on('connection', (socket) => this.#connections.add(socket))
     this.http.on('request', (req, res) => this.#request(req, res))
+    // As Node does without this listener; but who is refused is not asked to
+    // send a body first.
+    this.http.on('checkContinue', (req, res) => {
+      if (this.#admits(req)) res.writeContinue()
+      this.#request(req, res)
+    })
+    this.http.on('upgrade', (req, socket, head) => this.#upgrade(req, socket, head))
   }
 
   /** Knows its lease from now on, and refuses all until `serve`. */
@@ -55,12 +92,52 @@ class FunctionServer {
   }
 
   /**
+   * Gives the connections of the inherited socket to a server of the function's
+   * from now on.
+   *
+   * @param {import('node:net').Server} server
+   * @param {object} handle the one it listens by
+   * @returns {OwnServer}
+   */
+  adopt(server, handle) {
+    const first = this.#own === null
+    this.#own = new OwnServer(server, handle, {
+      lease: this.#lease, connections: this.#connections, activity: this.#activity, draining: () => this.#draining,
+    })
+    if (first) {
+      const door = this.http._handle
+      const { onconnection } = door
+      door.onconnection = (error, client) => {
+        if (!this.#own.accept(error, client)) apply(onconnection, door, [error, client])
+      }
+    }
+    return this.#own
+  }
+
+  /** Answers what comes to the worker itself while the program serves. */
+  #besideProgram = (req, res) => {
+    res.shouldKeepAlive = false
+    if (this.#own.listening && this.#own.gate === null) {
+      answerError(req, res, 501, 'NotHttpServer', 'the program does not listen with http.createServer, so that only its address and Services reach it')
+    } else {
+      answerError(req, res, 503, 'NotListening', 'the program did not listen yet when this connection was made')
+    }
+  }
+
+  /** Has the program's own server answer from now on. */
+  serveProgram() {
+    this.#handler = this.#besideProgram
+  }
+
+  /**
    * Takes no more requests from gateways, and resolves when those in flight are
    * done and direct connections are closed, or after the grace period.
    */
   async drain(graceMs) {
     this.#draining = true
     this.#connections.drain()
+    const closing = this.#own === null ? undefined : setInterval(() => this.#own.closeIdle(), CLOSE_IDLE_MS)
+    closing?.unref()
     await new Promise((resolve) => {
       const timer = setTimeout(resolve, graceMs)
       timer.unref()
@@ -74,11 +151,34 @@ class FunctionServer {
       this.#idle()
     })
     this.#activity.changed = null
+    clearInterval(closing)
   }
 
   #hold = (promise) => {
     this.#activity.change(1, 0)
     promise.then(() => this.#activity.change(-1, 0))
+  }
+
+  // Whether a request may reach the function.
+  #admits(req) {
+    const lease = this.#lease
+    if (lease === null || this.#handler === null) return false
+    return this.#connections.of(req.socket).direct || !this.#draining && equalInConstantTime(lease.id, FunctionRequest.lease(req))
+  }
+
+  // Whether an upgrade that a request offers is taken: as under plain Node.js, by
+  // whoever listens for "upgrade" on the server; or by the handler's own way.
+  #takesUpgrade(req) {
+    if (!this.#admits(req)) return false
+    return this.#handler.upgradeOf?.(req) !== undefined || apply(listenerCount, this.http, ['upgrade']) > 1
+  }
+
+  #upgrade(req, socket, head) {
+    const connection = this.#connections.of(socket)
+    this.#connections.begin(connection) // until the socket closes
+    FunctionRequest.prepare(req, undefined, !connection.direct)
+    const upgrade = this.#handler.upgradeOf?.(req)
+    if (upgrade !== undefined) takeOver(upgrade, req, socket, head)
   }
 
   #request(req, res) {
@@ -91,7 +191,7 @@ class FunctionServer {
     if (connection.direct) {
       res._keepAliveTimeout = KEEP_ALIVE_MS // only tells the client, in Keep-Alive
       if (this.#draining) res.shouldKeepAlive = false
-    } else if (this.#draining || this.#handler === null || !equalInConstantTime(lease.id, FunctionRequest.lease(req))) {
+    } else if (this.#draining || this.#handler === null || this.#own?.listening === false || !equalInConstantTime(lease.id, FunctionRequest.lease(req))) {
       return refuse(res, lease.nonce)
     }
     if (this.#handler === null) {
@@ -101,14 +201,8 @@ class FunctionServer {
     FunctionResponse.countOn(res, connection)
     res.on('close', this.#closed)
     FunctionRequest.prepare(req, res, !connection.direct)
-    if (req.upgrade || wantsWebSocket(req)) {
-      return answerError(req, res, 501, 'UpgradeNotSupported', 'functions cannot take over connections yet (WebSocket)')
-    }
     this.#handler(req, res, this.#hold)
   }
 }
-
-// Other upgrades (h2c) are offers that a server may ignore.
-const wantsWebSocket = (req) => req.headers.upgrade !== undefined && req.headers.upgrade.toLowerCase() === 'websocket'
 
 module.exports = { FunctionServer }

@@ -137,11 +137,12 @@ class Container {
   }
 
   /** Activates a bundle, a map of file names to contents, and returns the answer. */
-  async activate(t, files, { env = {}, loadTimeoutMs = 10_000, podAddress = POD_ADDRESS } = {}) {
+  async activate(t, files, { env = {}, loadTimeoutMs = 10_000, podAddress = POD_ADDRESS, port = 8080, command, workingDir, packages = false } = {}) {
     this.entry = bundle(t, files)
+    if (packages) fs.symlinkSync(copyOfPackages(), path.join(this.entry, 'node_modules'))
     this.send({
       type: 'activate', lease: LEASE, nonce: NONCE, namespace: 'default', function: 'hello', pod: 'hello', revision: 'ab12',
-      entry: this.entry, podAddress, port: 8080, hostname: 'hello', env, loadTimeoutMs,
+      entry: this.entry, podAddress, port, hostname: 'hello', env, loadTimeoutMs, command, workingDir,
     })
     return Promise.race([this.receive('ready'), this.receive('failed')])
   }
@@ -171,6 +172,29 @@ function bundle(t, files) {
     fs.writeFileSync(path.join(folder, name), content)
   }
   return folder
+}
+
+/**
+ * The packages that the tests install, as files of a bundle's own: those of the
+ * worker are in use by it already.
+ */
+const copyOfPackages = () => {
+  const from = path.join(__dirname, '..', 'node_modules')
+  const folder = path.join(from, `.bundle-${process.pid}`)
+  const to = path.join(folder, 'node_modules')
+  if (fs.existsSync(to)) return to
+  fs.mkdirSync(folder)
+  process.on('exit', () => fs.rmSync(folder, { recursive: true, force: true }))
+  const copy = (from, to) => {
+    fs.mkdirSync(to)
+    for (const item of fs.readdirSync(from, { withFileTypes: true })) {
+      if (item.name.startsWith('.') || /^node2\d$/.test(item.name)) continue
+      if (item.isDirectory()) copy(path.join(from, item.name), path.join(to, item.name))
+      else fs.linkSync(path.join(from, item.name), path.join(to, item.name))
+    }
+  }
+  copy(from, to)
+  return to
 }
 
 /** Sends one request and reads the whole answer. */

@@ -28,7 +28,7 @@ const CASES = {
   'nothing exported': [{ 'index.js': '' }, 'NoHandler', /^index\.js exports nothing, .*supported are: /],
   'nothing to call exported': [{ 'index.mjs': 'export const a = 1' }, 'NoHandler', /^index\.mjs exports only a, /],
   'a class exported': [{ 'index.js': 'module.exports = class A {}' }, 'NoHandler', /^index\.js exports a class/],
-  'a server exported': [{ 'index.js': 'module.exports = require("http").createServer()' }, 'NoHandler', /a server .* not supported yet/],
+  'a server exported': [{ 'index.js': 'module.exports = require("http").createServer()' }, 'NoHandler', /a server .*a server that listens by itself, as the command/],
   'throw': [{ 'index.js': 'function f() {\n  throw new TypeError("thrown\\nat load")\n}\nf()' }, 'LoadError', /^TypeError: thrown \(index\.js:2\)$/],
   'throw in an ES module': [{ 'index.mjs': 'await 1\nthrow new Error("thrown")' }, 'LoadError', /^Error: thrown \(index\.mjs:2\)$/],
   'throw of running code that is a SyntaxError': [{ 'index.js': 'JSON.parse("{")' }, 'LoadError', /^SyntaxError: .* \(index\.js:1\)$/],

@@ -134,14 +134,6 @@ test('draining ends with its grace period', async (t) => {
   assert.ok(Date.now() - began >= 190)
 })
 
-test('an upgrade to WebSocket is refused, an offer of h2c is not heeded', async (t) => {
-  const container = await serving(t, { 'index.js': 'module.exports = (req, res) => res.end("plain")' })
-  const upgrade = { Connection: 'Upgrade', Upgrade: 'websocket', 'Sec-WebSocket-Key': 'dGhlIHNhbXBsZSBub25jZQ==', 'Sec-WebSocket-Version': '13' }
-  const answer = await container.request({ headers: upgrade })
-  assert.deepEqual([answer.status, answer.json.error.code], [501, 'UpgradeNotSupported'])
-  assert.equal((await container.request({ headers: { Connection: 'Upgrade', Upgrade: 'h2c' } })).text, 'plain')
-})
-
 test('large and slow answers pass whole, HEAD and pipelining too', async (t) => {
   const container = await serving(t, {
     'index.js': `exports.big = (req, res) => res.end(Buffer.alloc(32 << 20, 'x'))
