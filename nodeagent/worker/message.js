@@ -60,6 +60,7 @@ class FunctionRequest extends http.IncomingMessage {
   #lease = undefined
   #proxied = false
   #body = null
+  #next = null
   #log = undefined
 
   static is(message) {
@@ -181,7 +182,7 @@ class FunctionRequest extends http.IncomingMessage {
   }
 
   get next() {
-    return own(this, 'next', (error) => {
+    return (this.#next ??= (error) => {
       if (error) answerFailure(this, this.res, error)
       else answerError(this, this.res, 404, 'NotFound', `the function passed on ${this.method} ${this.originalUrl}`)
     })

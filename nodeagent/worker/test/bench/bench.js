@@ -1,24 +1,37 @@
 'use strict'
 
-// Measures the worker: `npm run bench`. Activation and first answer over many
-// containers; then throughput of a warm function beside a bare http server and
-// Express, in turns, on the same connections.
+// Measures the worker: `npm run bench`, on each Node.js, or `npm run bench:26`.
+// Activation and first answer over many containers; then throughput of warm
+// functions beside a bare http server and Express, in turns, on as many
+// connections. CPU time is told too, and where the machine does other work it
+// is what to go by. ACTIVATIONS, SECONDS (of one turn) and PIPELINE may be set.
 
 const { spawn } = require('node:child_process')
 const { once } = require('node:events')
 const fs = require('node:fs')
 const net = require('node:net')
+const os = require('node:os')
 
 const { Container, LEASE, NODE_ADDRESS } = require('../container.js')
 
 const ACTIVATIONS = Number(process.env.ACTIVATIONS ?? 20)
 const SECONDS = Number(process.env.SECONDS ?? 3)
-const TURNS = 3
+const TURNS = 5
 const CONNECTIONS = 16
+/** Requests that a connection has under way; more of them make the kernel's share smaller. */
+const PIPELINE = Number(process.env.PIPELINE ?? 1)
 
 const HELLO = { 'index.js': 'module.exports = (req, res) => res.send(`Hello ${req.query.name}`)' }
 const FETCH = { 'index.mjs': 'export default { fetch: (request) => new Response(`Hello ${new URL(request.url).searchParams.get("name")}`) }' }
 const HEAD = `GET /?name=world HTTP/1.1\r\nHost: bench\r\nSanfran-Lease: ${LEASE}\r\nUser-Agent: bench\r\nAccept: */*\r\nX-Forwarded-For: 192.0.2.1\r\n\r\n`
+
+/** What we hold ourselves to. */
+const BARS = {
+  ready: 1.5, // ms, activate to ready, p50
+  first: 2.5, // ms, activate to the first answer, p50
+  'function (req, res)': { bare: 0.7, Express: 1.6 },
+  'function fetch': { bare: 0.6 },
+}
 
 const cleanups = []
 const t = { after: (fn) => cleanups.unshift(fn) }
@@ -26,19 +39,21 @@ const ms = (a, b) => Number(b - a) / 1e6
 const quantile = (list, q) => [...list].sort((a, b) => a - b)[Math.min(list.length - 1, Math.floor(q * list.length))].toFixed(2)
 
 async function activations(files) {
-  const boots = [], loads = [], readies = [], firsts = [], rss = []
+  const boots = [], loads = [], readies = [], firsts = [], cpus = [], rss = []
   for (let i = 0; i < ACTIVATIONS; i++) {
     const start = process.hrtime.bigint()
     const container = await Container.start(t)
     boots.push(ms(start, process.hrtime.bigint()))
     const client = net.connect(container.port, NODE_ADDRESS).setEncoding('utf8')
     await once(client, 'connect')
+    const used = mainThread(container.process.pid)
     const began = process.hrtime.bigint()
     const { loadMs } = await container.activate(t, files)
     const ready = process.hrtime.bigint()
     client.write(HEAD)
     await once(client, 'data')
     const first = process.hrtime.bigint()
+    cpus.push(mainThread(container.process.pid) - used)
     loads.push(loadMs)
     readies.push(ms(began, ready))
     firsts.push(ms(began, first))
@@ -47,8 +62,13 @@ async function activations(files) {
     await container.stop()
   }
   const show = (list) => `p50 ${quantile(list, 0.5)} p95 ${quantile(list, 0.95)}`
-  console.log(`  start to warm ms ${show(boots)}; load ms ${show(loads)}; activate to ready ms ${show(readies)}; activate to first answer ms ${show(firsts)}; RSS MiB ${show(rss)}`)
+  console.log(`  start to warm    ms ${show(boots)}; RSS MiB ${show(rss)}`)
+  console.log(`  activate, ready  ms ${show(readies)} (bar: p50 ${BARS.ready}), of which loading ${show(loads)}`)
+  console.log(`  … first answer   ms ${show(firsts)} (bar: p50 ${BARS.first}), CPU time ${show(cpus)}`)
 }
+
+/** CPU time of a process's main thread so far, in milliseconds. */
+const mainThread = (pid) => Number(fs.readFileSync(`/proc/${pid}/task/${pid}/schedstat`, 'utf8').split(' ')[0]) / 1e6
 
 /** CPU time of a process so far, in microseconds; a tick is 10 ms. */
 function cpu(pid) {
@@ -64,11 +84,12 @@ async function throughput({ port, pid }) {
   let answered = 0
   const sockets = Array.from({ length: CONNECTIONS }, () => {
     const socket = net.connect(port, NODE_ADDRESS)
-    socket.on('data', () => {
-      answered++
-      socket.write(HEAD)
+    socket.setEncoding('latin1').on('data', (text) => {
+      const n = text.split('Hello world').length - 1
+      answered += n
+      socket.write(HEAD.repeat(n))
     })
-    socket.write(HEAD)
+    socket.write(HEAD.repeat(PIPELINE))
     return socket
   })
   const began = process.hrtime.bigint()
@@ -94,12 +115,13 @@ async function server(code) {
 }
 
 async function main() {
+  console.log(`Node.js ${process.version}, load ${os.loadavg()[0].toFixed(1)}`)
   console.log(`${ACTIVATIONS} activations of hello`)
   await activations(HELLO)
   console.log(`${ACTIVATIONS} activations of a fetch handler`)
   await activations(FETCH)
 
-  const servers = { 'bare http': await server(BARE), Express: await server(EXPRESS) }
+  const servers = { bare: await server(BARE), Express: await server(EXPRESS) }
   for (const [name, files] of Object.entries({ 'function (req, res)': HELLO, 'function fetch': FETCH })) {
     const container = await Container.start(t)
     await container.activate(t, files)
@@ -112,11 +134,14 @@ async function main() {
       if (turn > 0) (results[name] ??= []).push(result) // the first turn warms all up
     }
   }
-  const median = (name, what) => results[name].map((r) => r[what]).sort((a, b) => a - b)[TURNS >> 1]
+  const median = (list) => list.sort((a, b) => a - b)[list.length >> 1]
+  const of = (name, what) => median(results[name].map((r) => r[what]))
   for (const name of Object.keys(results)) {
-    const of = (what) => median(name, what)
-    console.log(`${name.padEnd(20)} ${Math.round(of('rate'))} requests/s (${(100 * of('rate') / median('bare http', 'rate')).toFixed(0)}% of bare http), ` +
-      `${of('cost').toFixed(1)} µs of CPU each (bare / this: ${(100 * median('bare http', 'cost') / of('cost')).toFixed(0)}%)`)
+    // Ratios of one turn, because the machine's speed changes between turns.
+    const ratio = (to) => `${median(results[name].map((r, i) => r.rate / results[to][i].rate)).toFixed(2)} × ${to}`
+    const cheaper = (to) => (of(to, 'cost') / of(name, 'cost')).toFixed(2)
+    const bars = Object.entries(BARS[name] ?? {}).map(([to, bar]) => `; ${ratio(to)}, by CPU time ${cheaper(to)} (bar: ${bar})`)
+    console.log(`${name.padEnd(20)} ${Math.round(of(name, 'rate'))} requests/s, ${of(name, 'cost').toFixed(1)} µs of CPU each${bars.join('')}`)
   }
 }
 
