@@ -17,6 +17,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -75,41 +76,66 @@ func npmCases(t testing.TB) map[string]*npmCase {
 	return cases
 }
 
+// onNewest are the groups that depend on Node.js itself the most: they run on
+// the newest runtime, too.
+var onNewest = []string{"Web frameworks", "Connections", "Native addons", "Changes to Node.js", "Node.js itself"}
+
 // TestNpmPackages runs real npm packages in real containers: each function gets
 // a bundle of itself and all that its packages depend on, wakes in a container
 // of its own, and must answer what it answers under plain Node.js. Then it is
 // parked, and must answer the same from another container.
 func TestNpmPackages(t *testing.T) {
-	installed, lock := npmPackages(t), readNpmLock(t)
-	a := startAgent(t, func(c *Config) { c.PoolTarget, c.RouteSettle = 3, 10*time.Millisecond })
-	cases := npmCases(t)
-	for i, name := range slices.Sorted(maps.Keys(cases)) {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			test := cases[name]
-			bundle := npmBundle(t, name, installed, lock.closure(t, test.Packages))
-			files := bundle.files
-			pod := assignment(strings.ReplaceAll(name, ".", "-"), fmt.Sprintf("10.245.%d.%d", 10+i/200, 1+i%200), a.cp.store(bundle.archive))
-			bundle.archive = nil
-			pod.StartParked = true
-			pod.IdleTimeout = durationpb.New(npmIdle)
-			a.cp.assign(pod)
-			a.npmState(t, pod, agentv1.PodState_POD_STATE_PARKED)
-
-			cold := a.npmAnswers(t, pod, test.Requests)
-			select {
-			case <-cold.ended: // parked
-			case <-time.After(patience):
-				t.Fatalf("not parked %v after its only request", patience)
-			}
-			again := a.npmAnswers(t, pod, test.Requests)
-			t.Logf("%s: %d files, %.1f MB; loaded in %v, answered a cold request after %v; again in %v, %v; %.0f MB of memory",
-				name, files, float64(bundle.size)/1e6, cold.loaded, cold.took, again.loaded, again.took, float64(cold.memory)/1e6)
-			a.cp.withdraw(pod, 0)
-			a.npmState(t, pod, agentv1.PodState_POD_STATE_GONE)
-			a.cp.drop(pod)
-		})
+	suite := &npmSuite{installed: npmPackages(t), lock: readNpmLock(t), cases: npmCases(t)}
+	newest := os.Getenv("SANFRAN_NODE26_ROOTFS")
+	if newest == "" {
+		t.Fatal("SANFRAN_NODE26_ROOTFS does not name a root filesystem of Node.js 26: make one with `go run ./deploy/images --rootfs --runtimes node26`")
 	}
+	suite.agent = startAgent(t, func(c *Config) {
+		c.Runtimes["node26"] = newest
+		c.PoolTarget, c.RouteSettle = 2, 10*time.Millisecond
+	})
+	for _, name := range slices.Sorted(maps.Keys(suite.cases)) {
+		t.Run(name, func(t *testing.T) { suite.run(t, name, "node24") })
+		if slices.Contains(onNewest, suite.cases[name].Group) {
+			t.Run(name+" on node26", func(t *testing.T) { suite.run(t, name, "node26") })
+		}
+	}
+}
+
+type npmSuite struct {
+	agent     *realAgent
+	installed string
+	lock      npmLock
+	cases     map[string]*npmCase
+	pods      atomic.Uint32
+}
+
+func (s *npmSuite) run(t *testing.T, name, runtime string) {
+	t.Parallel()
+	a, test := s.agent, s.cases[name]
+	bundle := npmBundle(t, name, s.installed, s.lock.closure(t, test.Packages))
+	files := bundle.files
+	pod := assignment(strings.ReplaceAll(name, ".", "-"), fmt.Sprintf("10.245.10.%d", s.pods.Add(1)), a.cp.store(bundle.archive))
+	bundle.archive = nil
+	pod.PodUid += "-" + runtime
+	pod.Runtime = runtime
+	pod.StartParked = true
+	pod.IdleTimeout = durationpb.New(npmIdle)
+	a.cp.assign(pod)
+	a.npmState(t, pod, agentv1.PodState_POD_STATE_PARKED)
+
+	cold := a.npmAnswers(t, pod, test.Requests)
+	select {
+	case <-cold.ended: // parked
+	case <-time.After(patience):
+		t.Fatalf("not parked %v after its last request", patience)
+	}
+	again := a.npmAnswers(t, pod, test.Requests)
+	t.Logf("%d files, %.1f MB; loaded in %v, answered a cold request after %v; again in %v, %v; %.0f MB of memory",
+		files, float64(bundle.size)/1e6, cold.loaded, cold.took, again.loaded, again.took, float64(cold.memory)/1e6)
+	a.cp.withdraw(pod, 0)
+	a.npmState(t, pod, agentv1.PodState_POD_STATE_GONE)
+	a.cp.drop(pod)
 }
 
 // npmMeasure is how long a container took from a parked pod to an answer.

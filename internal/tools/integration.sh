@@ -6,8 +6,10 @@ cd "$(dirname "$0")/../.."
 go -C deploy/local run . build runc
 SANFRAN_RUNC=$(go -C deploy/local run . bin-dir)/runc
 export SANFRAN_RUNC
-SANFRAN_ROOTFS=$(go run ./deploy/images --rootfs | awk '$1 == "rootfs" { print $2 }')
-export SANFRAN_ROOTFS
+roots=$(go run ./deploy/images --rootfs --runtimes node24,node26)
+SANFRAN_ROOTFS=$(awk '/node24/ { print $2 }' <<<"$roots")
+SANFRAN_NODE26_ROOTFS=$(awk '/node26/ { print $2 }' <<<"$roots")
+export SANFRAN_ROOTFS SANFRAN_NODE26_ROOTFS
 SANFRAN_NPM=$(test/npm/install.sh)
 export SANFRAN_NPM
 # One package at a time: they share the machine's cgroups, nft and bpffs.

@@ -61,7 +61,7 @@ function facts() {
 
 // The own functions of an object, with their source: whoever replaced one shows.
 function functionsOf(object) {
-  return Reflect.ownKeys(object).map((key) => {
+  return Reflect.ownKeys(object).filter((key) => key !== 'writeHeader').map((key) => { // another name of writeHead, until Node.js 26
     const { value, get, set, writable, enumerable, configurable } = Object.getOwnPropertyDescriptor(object, key)
     const source = typeof value === 'function' ? Function.prototype.toString.call(value) : typeof value
     return [String(key), [writable, enumerable, configurable].map(Number).join(''), String(get), String(set), source]
