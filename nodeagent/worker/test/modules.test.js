@@ -45,17 +45,17 @@ for (const [name, [files, answer]] of Object.entries(ENTRIES)) {
 }
 
 test('"exports" are resolved as Node.js resolves a package’s own name', async (t) => {
-  const { findEntry } = require('../entry.js')
+  const { findEntry, lookAt } = require('../entry.js')
   const targets = ['./a.js', { import: './a.js', default: './b.js' }, { default: './b.js', import: './a.js' }, { '.': { node: './b.js' } }, [{ none: './a.js' }, './b.js'], { node: { none: './a.js' }, default: './b.js' },
     { 'node-addons': './a.js', default: './b.js' }, { 'module-sync': './a.js', default: './b.js' }, { '.': [null, './b.js'] }]
   for (const exports of targets) {
     const folder = bundle(t, { 'package.json': manifest({ name: 'self', exports }), 'a.js': '', 'b.js': '', 'ask.mjs': 'console.log(import.meta.resolve("self"))' })
     const { fileURLToPath } = require('node:url')
     const expected = fileURLToPath(execFileSync(process.execPath, [path.join(folder, 'ask.mjs')], { encoding: 'utf8' }).trim())
-    assert.equal(findEntry(folder).file, expected, JSON.stringify(exports))
+    assert.equal(findEntry(lookAt(folder)).file, expected, JSON.stringify(exports))
   }
   const required = bundle(t, { 'package.json': manifest({ name: 'self', exports: { require: './b.js' } }), 'b.js': '' })
-  assert.equal(findEntry(required).file, createRequire(path.join(required, 'x.js')).resolve('self'))
+  assert.equal(findEntry(lookAt(required)).file, createRequire(path.join(required, 'x.js')).resolve('self'))
 })
 
 // What a module may contain; each answers "ok".
