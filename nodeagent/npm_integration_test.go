@@ -47,6 +47,8 @@ type npmCase struct {
 	Group    string   `json:"group"` // for the docs, like Proves
 	Proves   string   `json:"proves"`
 	Packages []string `json:"packages"`
+	// Command runs an unmodified server; without it the bundle says what it is.
+	Command []string `json:"command"`
 	// Requests are made one after the other.
 	Requests []npmRequest `json:"requests"`
 }
