@@ -19,6 +19,7 @@ import (
 
 	"sanfran.dev/nodeagent/container"
 	agentv1 "sanfran.dev/proto/sanfran/agent/v1"
+	streamsv1 "sanfran.dev/proto/sanfran/streams/v1"
 )
 
 // controlPlane is the agent's edge to the control plane. While that is away
@@ -26,6 +27,8 @@ import (
 type controlPlane struct {
 	agent  *Agent
 	client agentv1.AgentServiceClient
+	// streams are opened when the control plane says so.
+	streams *streams
 	// synced is closed when the control plane has told all assignments once.
 	synced     chan struct{}
 	syncedOnce sync.Once
@@ -36,7 +39,7 @@ type controlPlane struct {
 type Conn = grpc.ClientConnInterface
 
 func newControlPlane(a *Agent, conn Conn) *controlPlane {
-	return &controlPlane{agent: a, client: agentv1.NewAgentServiceClient(conn), synced: make(chan struct{})}
+	return &controlPlane{agent: a, client: agentv1.NewAgentServiceClient(conn), streams: &streams{agent: a, client: streamsv1.NewStreamServiceClient(conn)}, synced: make(chan struct{})}
 }
 
 // Delays between streams that break.
@@ -50,6 +53,8 @@ const poolReportEvery = time.Second
 
 // run keeps a stream until ctx ends.
 func (c *controlPlane) run(ctx context.Context) {
+	c.streams.ctx = ctx
+	defer c.streams.running.Wait()
 	delay := reconnectFirst
 	for {
 		received, err := c.session(ctx)
@@ -195,6 +200,8 @@ func (c *controlPlane) apply(response *agentv1.ConnectResponse) error {
 		if err := c.agent.pods.withdraw(w.GetPodUid(), epochOf(w.GetEpoch()), grace); err != nil {
 			log.Warn("a withdrawal", "pod", w.GetPodUid(), "err", err)
 		}
+	case *agentv1.ConnectResponse_Dial:
+		c.streams.dialed(m.Dial.GetStreamId())
 	case *agentv1.ConnectResponse_PoolTarget:
 		if err := c.agent.warmers.SetTarget(m.PoolTarget.GetRuntime(), int(m.PoolTarget.GetWarm())); err != nil {
 			log.Error("a pool target", "runtime", m.PoolTarget.GetRuntime(), "err", err)

@@ -32,6 +32,7 @@
 //	node.go        what is set up on the node, in which order
 //	outbox.go      what the control plane is still to be told
 //	controlplane.go the gRPC edge
+//	streams.go     what the control plane wants of this agent: logs
 //	metrics.go     the Prometheus edge
 //	agent.go       what starts and stops in which order
 //

@@ -21,6 +21,7 @@ import (
 
 	agentv1 "sanfran.dev/proto/sanfran/agent/v1"
 	routesv1 "sanfran.dev/proto/sanfran/routes/v1"
+	streamsv1 "sanfran.dev/proto/sanfran/streams/v1"
 )
 
 // patience is how long a test waits for what must come.
@@ -31,6 +32,7 @@ const patience = 30 * time.Second
 type fakeControlPlane struct {
 	agentv1.UnimplementedAgentServiceServer
 	routesv1.UnimplementedRouteServiceServer
+	streamsv1.UnimplementedStreamServiceServer
 
 	t      testing.TB
 	server *grpc.Server
@@ -49,14 +51,16 @@ type fakeControlPlane struct {
 	// say is what goes to the agent's stream; routes to its watch.
 	say    chan *agentv1.ConnectResponse
 	routes chan *routesv1.WatchResponse
-	cut    chan struct{} // closed to end the streams
+	// answers are the streams that the agent was asked for.
+	answers chan streamsv1.StreamService_AnswerServer
+	cut     chan struct{} // closed to end the streams
 }
 
 func newFakeControlPlane(t testing.TB) *fakeControlPlane {
 	t.Helper()
 	cp := &fakeControlPlane{
 		t: t, generation: 9, bundles: map[string][]byte{}, pools: map[string]*agentv1.PoolStatus{}, changed: make(chan struct{}),
-		say: make(chan *agentv1.ConnectResponse, 100), routes: make(chan *routesv1.WatchResponse, 100), cut: make(chan struct{}),
+		say: make(chan *agentv1.ConnectResponse, 100), routes: make(chan *routesv1.WatchResponse, 100), answers: make(chan streamsv1.StreamService_AnswerServer, 100), cut: make(chan struct{}),
 	}
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -65,6 +69,7 @@ func newFakeControlPlane(t testing.TB) *fakeControlPlane {
 	cp.server = grpc.NewServer()
 	agentv1.RegisterAgentServiceServer(cp.server, cp)
 	routesv1.RegisterRouteServiceServer(cp.server, cp)
+	streamsv1.RegisterStreamServiceServer(cp.server, cp)
 	served := make(chan error, 1)
 	go func() { served <- cp.server.Serve(listener) }()
 	cp.conn, err = grpc.NewClient("passthrough:///"+listener.Addr().String(), grpc.WithTransportCredentials(insecure.NewCredentials()))
@@ -133,6 +138,13 @@ func (cp *fakeControlPlane) Connect(stream agentv1.AgentService_ConnectServer) e
 			return grpcstatus.Error(codes.Unavailable, "cut")
 		}
 	}
+}
+
+// Answer implements streamsv1.StreamServiceServer.
+func (cp *fakeControlPlane) Answer(stream streamsv1.StreamService_AnswerServer) error {
+	cp.answers <- stream
+	<-stream.Context().Done()
+	return nil
 }
 
 // FetchBundle implements agentv1.AgentServiceServer.

@@ -42,7 +42,7 @@ func TestKubeletAPILetsInWhomKubernetesAllows(t *testing.T) {
 		return true, &authorizationv1.SubjectAccessReview{Status: authorizationv1.SubjectAccessReviewStatus{Allowed: spec.User == "apiserver" || spec.User == "good"}}, nil
 	})
 	access := &kubeletAccess{nodeName: "sanfran", account: client, reviews: client, log: slog.New(slog.DiscardHandler),
-		next: kubeletHandler(func() []*corev1.Pod { return []*corev1.Pod{hello()} })}
+		next: kubeletHandler(func() []*corev1.Pod { return []*corev1.Pod{hello()} }, &logHandler{pods: func() []*corev1.Pod { return nil }})}
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		t.Fatal(err)
@@ -66,7 +66,8 @@ func TestKubeletAPILetsInWhomKubernetesAllows(t *testing.T) {
 		{"not allowed", "/pods", "mallory", nil, 403, "Forbidden"},
 		{"by token", "/pods", "good", nil, 200, `"name":"hello"`},
 		{"by certificate", "/pods", "", peer(ca, "apiserver"), 200, `"name":"hello"`},
-		{"logs", "/containerLogs/default/hello/hello", "good", nil, 501, "does not support logs"},
+		{"logs", "/containerLogs/default/hello/hello", "good", nil, 404, "does not exist"},
+		{"logs, not allowed", "/containerLogs/default/hello/hello", "mallory", nil, 403, "Forbidden"},
 		{"exec", "/exec/default/hello/hello", "good", nil, 501, "does not support exec"},
 		{"statistics", "/stats/summary", "good", nil, 501, "does not support statistics"},
 		{"health", "/healthz", "", nil, 200, "ok"},

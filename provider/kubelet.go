@@ -33,7 +33,7 @@ const (
 
 // kubeletHandler is the API that the API server calls on a node. What cannot be
 // served yet says so with 501.
-func kubeletHandler(pods func() []*corev1.Pod) http.Handler {
+func kubeletHandler(pods func() []*corev1.Pod, logs http.Handler) http.Handler {
 	list := func(context.Context) ([]*corev1.Pod, error) { return pods(), nil }
 	served := api.PodHandler(api.PodHandlerConfig{
 		GetPods:               list,
@@ -43,10 +43,10 @@ func kubeletHandler(pods func() []*corev1.Pod) http.Handler {
 	}, false)
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "ok") })
+	mux.Handle("GET /containerLogs/{namespace}/{pod}/{container}", logs)
 	mux.Handle("/", served)
 	for prefix, verb := range map[string]string{
-		"/containerLogs/": "logs", "/exec/": "exec", "/attach/": "attach",
-		"/portForward/": "port-forward", "/stats/": "statistics", "/metrics/": "metrics",
+		"/exec/": "exec", "/attach/": "attach", "/portForward/": "port-forward", "/stats/": "statistics", "/metrics/": "metrics",
 	} {
 		mux.HandleFunc(prefix, func(w http.ResponseWriter, _ *http.Request) {
 			http.Error(w, fmt.Sprintf("the virtual node does not support %s of function pods yet", verb), http.StatusNotImplemented)

@@ -51,12 +51,13 @@ type Provider struct {
 	virtual virtualNode
 	kubelet net.Listener
 	pods    *podController
+	logs    Logs
 	log     *slog.Logger
 }
 
 // New prepares the virtual node; nothing is seen of it before Run. The kubelet
 // API is served on the listener, which the provider owns from then on.
-func New(cluster *Cluster, config Config, leases Leases, bundles Bundles, kubelet net.Listener) (*Provider, error) {
+func New(cluster *Cluster, config Config, leases Leases, bundles Bundles, logs Logs, kubelet net.Listener) (*Provider, error) {
 	if config.Group == "" {
 		config.Group = "sanfran"
 	}
@@ -80,7 +81,7 @@ func New(cluster *Cluster, config Config, leases Leases, bundles Bundles, kubele
 	if err != nil {
 		return nil, fmt.Errorf("read the kubelet API's port: %w", err)
 	}
-	p := &Provider{cluster: cluster, config: config, kubelet: kubelet, log: cluster.config.Log}
+	p := &Provider{cluster: cluster, config: config, kubelet: kubelet, logs: logs, log: cluster.config.Log}
 	p.virtual = virtualNode{
 		name: cluster.config.NodeName, group: config.Group, address: config.Address, port: int32(at.Port()),
 		version: cluster.version + "-sanfran-" + config.Version, maxPods: config.MaxPods, since: time.Now(), labels: config.Labels,
@@ -112,7 +113,7 @@ func (p *Provider) Run(ctx context.Context) error {
 
 	access := &kubeletAccess{
 		nodeName: p.virtual.name, account: p.cluster.account, reviews: p.cluster.node,
-		next: kubeletHandler(p.pods.known), log: p.log,
+		next: kubeletHandler(p.pods.known, &logHandler{pods: p.pods.known, logs: p.logs, log: p.log}), log: p.log,
 	}
 	parts := []func(context.Context) error{
 		p.cluster.Run,

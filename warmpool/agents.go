@@ -84,6 +84,8 @@ type Session struct {
 	queued  map[string]bool
 	strays  map[string]*agentv1.Withdrawal // pods whose home it is not
 	targets map[string]int                 // pool targets that are due
+	dials   []*agentv1.Dial                // streams that are due
+	over    chan struct{}                  // closed by Disconnect
 }
 
 // Wake receives when Take has something to return.
@@ -137,7 +139,7 @@ func (b *Books) Connect(hello *agentv1.Hello, heard func() time.Time, now time.T
 	clear(a.targets)
 	a.session = &Session{
 		node: node, heard: heard, wake: make(chan struct{}, 1), ended: make(chan struct{}),
-		queued: make(map[string]bool), strays: make(map[string]*agentv1.Withdrawal), targets: make(map[string]int),
+		over: make(chan struct{}), queued: make(map[string]bool), strays: make(map[string]*agentv1.Withdrawal), targets: make(map[string]int),
 	}
 	// What it holds goes first: that proves revisions, and pods of those that
 	// it has lost can begin parked.
@@ -199,6 +201,9 @@ func (b *Books) lost(a *agent, p *pod) {
 func (b *Books) Disconnect(s *Session, now time.Time) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	if !isClosed(s.over) {
+		close(s.over)
+	}
 	if a := b.agents[s.node]; a != nil && a.session == s {
 		a.session, a.ended = nil, now
 	}
@@ -258,7 +263,10 @@ func (b *Books) Take(s *Session) []*agentv1.ConnectResponse {
 			PoolTarget: &agentv1.PoolTarget{Runtime: runtime, Warm: int32(warm)},
 		}})
 	}
-	s.queue = nil
+	for _, d := range s.dials {
+		messages = append(messages, &agentv1.ConnectResponse{Message: &agentv1.ConnectResponse_Dial{Dial: d}})
+	}
+	s.queue, s.dials = nil, nil
 	clear(s.queued)
 	clear(s.strays)
 	clear(s.targets)

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	agentv1 "sanfran.dev/proto/sanfran/agent/v1"
+	streamsv1 "sanfran.dev/proto/sanfran/streams/v1"
 )
 
 const (
@@ -45,7 +46,9 @@ type Pool struct {
 	books  *Books
 	routes *RouteTable
 	store  *Store
-	log    *slog.Logger
+	// streams are calls into agents.
+	streams *Streams
+	log     *slog.Logger
 
 	mu      sync.Mutex
 	changed func(podUID string)
@@ -66,12 +69,8 @@ func Open(config Config) (*Pool, error) {
 	}
 	routes := NewRouteTable(config.Generation)
 	rng := rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64()))
-	return &Pool{
-		books:  NewBooks(config.Generation, ledger, routes, config.Sizing, rng, time.Now()),
-		routes: routes,
-		store:  store,
-		log:    config.Log,
-	}, nil
+	books := NewBooks(config.Generation, ledger, routes, config.Sizing, rng, time.Now())
+	return &Pool{books: books, routes: routes, store: store, streams: NewStreams(books), log: config.Log}, nil
 }
 
 // Close closes the store. Run must have returned.
@@ -79,7 +78,7 @@ func (p *Pool) Close() error { return p.store.Close() }
 
 // Server returns the pool's gRPC services, for as long as ctx lasts.
 func (p *Pool) Server(ctx context.Context) *Server {
-	return NewServer(ctx, p.books, p.routes, p.store, p.log)
+	return NewServer(ctx, p.books, p.routes, p.store, p.streams, p.log)
 }
 
 // Assign makes or keeps a home for a pod; see [Books.Assign].
@@ -113,6 +112,11 @@ func (p *Pool) Synced(podUIDs []string) {
 
 // Capacity is what agents give to functions; see [Books.Capacity].
 func (p *Pool) Capacity() (*agentv1.Capacity, <-chan struct{}) { return p.books.Capacity() }
+
+// ReadLog reads what a pod has written; see [Streams.ReadLog].
+func (p *Pool) ReadLog(ctx context.Context, want *streamsv1.ReadLog) (io.ReadCloser, error) {
+	return p.streams.ReadLog(ctx, want)
+}
 
 // Put stores a bundle; see [Store.Put].
 func (p *Pool) Put(ctx context.Context, digest string, r io.Reader) error {

@@ -14,34 +14,39 @@ import (
 	"sanfran.dev/internal/rpc"
 	agentv1 "sanfran.dev/proto/sanfran/agent/v1"
 	routesv1 "sanfran.dev/proto/sanfran/routes/v1"
+	streamsv1 "sanfran.dev/proto/sanfran/streams/v1"
 )
 
 // Sync must fit into one message, with room for what its encoding adds.
 const _ = uint(rpc.MaxMessageBytes - maxAssignments*4/3)
 
-// Server is the gRPC edge of the books: AgentService and RouteService. Streams
+// Server is the gRPC edge of the books: AgentService, RouteService and
+// StreamService. Streams
 // end with UNAVAILABLE when the context it was made with does, so that a
 // stopping server need not cut them off.
 type Server struct {
 	agentv1.UnimplementedAgentServiceServer
 	routesv1.UnimplementedRouteServiceServer
-	ctx    context.Context
-	books  *Books
-	routes *RouteTable
-	store  *Store
-	log    *slog.Logger
+	streamsv1.UnimplementedStreamServiceServer
+	ctx     context.Context
+	books   *Books
+	routes  *RouteTable
+	store   *Store
+	streams *Streams
+	log     *slog.Logger
 }
 
-// NewServer returns the services over books, routes and store, for as long as
-// ctx lasts.
-func NewServer(ctx context.Context, books *Books, routes *RouteTable, store *Store, log *slog.Logger) *Server {
-	return &Server{ctx: ctx, books: books, routes: routes, store: store, log: log}
+// NewServer returns the services over books, routes, store and streams, for as
+// long as ctx lasts.
+func NewServer(ctx context.Context, books *Books, routes *RouteTable, store *Store, streams *Streams, log *slog.Logger) *Server {
+	return &Server{ctx: ctx, books: books, routes: routes, store: store, streams: streams, log: log}
 }
 
-// Register adds both services to server.
+// Register adds all services to server.
 func (s *Server) Register(server *grpc.Server) {
 	agentv1.RegisterAgentServiceServer(server, s)
 	routesv1.RegisterRouteServiceServer(server, s)
+	streamsv1.RegisterStreamServiceServer(server, s)
 }
 
 var errStopping = status.Error(codes.Unavailable, "the control plane is stopping")
@@ -172,6 +177,28 @@ func (s *Server) FetchBundle(req *agentv1.FetchBundleRequest, stream grpc.Server
 		case err != nil:
 			return status.Errorf(codes.Internal, "%v", err)
 		}
+	}
+}
+
+// Answer implements streamsv1.StreamServiceServer. Whoever wanted the stream reads
+// it elsewhere.
+func (s *Server) Answer(stream grpc.BidiStreamingServer[streamsv1.AnswerRequest, streamsv1.AnswerResponse]) error {
+	first, err := stream.Recv()
+	if err != nil {
+		return err
+	}
+	peer, _ := rpc.PeerFrom(stream.Context())
+	over, ok := s.streams.Answered(peer.Node, first.GetStreamId(), stream)
+	if !ok {
+		return status.Errorf(codes.NotFound, "nobody waits for this stream of the agent on node %s (any more)", peer.Node)
+	}
+	select {
+	case <-over:
+		return nil
+	case <-stream.Context().Done():
+		return stream.Context().Err()
+	case <-s.ctx.Done():
+		return errStopping
 	}
 }
 

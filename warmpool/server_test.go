@@ -55,8 +55,9 @@ func run(t *testing.T) *running {
 	pool.Subscribe(func(uid string) { r.changed <- uid })
 	ctx, cancel := context.WithCancel(context.Background())
 	server := rpc.NewServer(authority.ServerTLS("control-plane"), rpc.Policy{
-		"sanfran.agent.v1.AgentService":  rpc.Roles(identity.RoleAgent),
-		"sanfran.routes.v1.RouteService": rpc.Roles(identity.RoleAgent, identity.RoleGateway),
+		"sanfran.agent.v1.AgentService":    rpc.Roles(identity.RoleAgent),
+		"sanfran.streams.v1.StreamService": rpc.Roles(identity.RoleAgent),
+		"sanfran.routes.v1.RouteService":   rpc.Roles(identity.RoleAgent, identity.RoleGateway),
 	}, log)
 	pool.Server(ctx).Register(server)
 	listener, err := net.Listen("tcp", "127.0.0.1:0")

@@ -70,13 +70,14 @@ func (o *controlPlaneOptions) assemble(ctx context.Context, log *slog.Logger, li
 			err = errors.Join(err, pool.Close())
 		}
 	}()
-	virtual, err := provider.New(cluster, o.node, pool, pool, listeners.kubelet)
+	virtual, err := provider.New(cluster, o.node, pool, pool, pool, listeners.kubelet)
 	if err != nil {
 		return nil, err
 	}
 	server := rpc.NewServer(authority.ServerTLS(o.serviceNames...), rpc.Policy{
 		"sanfran.identity.v1.IdentityService": rpc.Anyone(),
 		"sanfran.agent.v1.AgentService":       rpc.Roles(identity.RoleAgent),
+		"sanfran.streams.v1.StreamService":    rpc.Roles(identity.RoleAgent),
 		"sanfran.routes.v1.RouteService":      rpc.Roles(identity.RoleAgent, identity.RoleGateway),
 	}, log)
 	roles := map[identity.ServiceAccount]identity.Role{

@@ -19,7 +19,7 @@ type Log struct {
 
 	mu sync.Mutex // never held while records are written
 	// runs are the present and the one before; the last is the present. None:
-	// there was no container yet.
+	// there was no container, and nobody has asked.
 	runs []*run
 	gone bool
 }

@@ -33,8 +33,8 @@ type ReadOptions struct {
 var (
 	// ErrNoPrevious: no container of the pod has ended by itself.
 	ErrNoPrevious = errors.New("no container of the pod has ended by itself")
-	// ErrNoLog: the pod has had no container yet.
-	ErrNoLog = errors.New("the pod has had no container yet")
+	// ErrGone: the pod is no more.
+	ErrGone = errors.New("the log has been removed")
 )
 
 // chunkBytes is how much is passed on at once at most.
@@ -55,7 +55,7 @@ type Reading struct {
 }
 
 // Read prepares to read what a pod has written. Its errors are ErrNoPrevious and
-// ErrNoLog. The caller calls Run.
+// ErrGone. The caller calls Run.
 func (l *Log) Read(opts ReadOptions) (*Reading, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -72,8 +72,11 @@ func (l *Log) Read(opts ReadOptions) (*Reading, error) {
 	} else if opts.Previous {
 		return nil, ErrNoPrevious
 	}
-	if present < 0 {
-		return nil, ErrNoLog
+	if l.gone {
+		return nil, ErrGone
+	}
+	if present < 0 { // whoever follows waits for the first container
+		l.runs, present = append(l.runs, &run{log: l, fileNo: -1}), 0
 	}
 	r := &Reading{run: l.runs[present], opts: opts, at: file{no: -1}, lines: -1, remain: 1<<63 - 1}
 	if !opts.Since.IsZero() {

@@ -222,7 +222,8 @@ func TestTheBudgetHolds(t *testing.T) {
 func TestPreviousIsTheRunBeforeTheLastCrash(t *testing.T) {
 	dir := t.TempDir()
 	l := pod(open(t, dir, nil))
-	if got := read(t, l, ReadOptions{}); got != ErrNoLog.Error() {
+	early := follow(t.Context(), t, l, ReadOptions{}) // before the first container
+	if got := read(t, l, ReadOptions{}); got != "" {
 		t.Errorf("before the first container: %q", got)
 	}
 	expect := func(present, previous string) {
@@ -233,12 +234,17 @@ func TestPreviousIsTheRunBeforeTheLastCrash(t *testing.T) {
 	}
 	first := container(l)
 	write(first, "first")
+	early.until(t, "first\n")
 	first.End()
 	second := container(l) // after parking
 	write(second, "second")
 	expect("first\nsecond\n", ErrNoPrevious.Error())
 	second.End()
 	l.Crashed(second)
+	early.until(t, "first\nsecond\n")
+	if err := <-early.done; err != nil {
+		t.Error(err)
+	}
 	// Until the next container, that is all there is.
 	expect("first\nsecond\n", "first\nsecond\n")
 	l = pod(open(t, dir, nil)) // also for another process

@@ -199,6 +199,7 @@ type ConnectResponse struct {
 	//	*ConnectResponse_Assign
 	//	*ConnectResponse_Withdraw
 	//	*ConnectResponse_PoolTarget
+	//	*ConnectResponse_Dial
 	Message       isConnectResponse_Message `protobuf_oneof:"message"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -277,6 +278,15 @@ func (x *ConnectResponse) GetPoolTarget() *PoolTarget {
 	return nil
 }
 
+func (x *ConnectResponse) GetDial() *Dial {
+	if x != nil {
+		if x, ok := x.Message.(*ConnectResponse_Dial); ok {
+			return x.Dial
+		}
+	}
+	return nil
+}
+
 type isConnectResponse_Message interface {
 	isConnectResponse_Message()
 }
@@ -297,6 +307,10 @@ type ConnectResponse_PoolTarget struct {
 	PoolTarget *PoolTarget `protobuf:"bytes,4,opt,name=pool_target,json=poolTarget,proto3,oneof"`
 }
 
+type ConnectResponse_Dial struct {
+	Dial *Dial `protobuf:"bytes,5,opt,name=dial,proto3,oneof"`
+}
+
 func (*ConnectResponse_Sync) isConnectResponse_Message() {}
 
 func (*ConnectResponse_Assign) isConnectResponse_Message() {}
@@ -304,6 +318,54 @@ func (*ConnectResponse_Assign) isConnectResponse_Message() {}
 func (*ConnectResponse_Withdraw) isConnectResponse_Message() {}
 
 func (*ConnectResponse_PoolTarget) isConnectResponse_Message() {}
+
+func (*ConnectResponse_Dial) isConnectResponse_Message() {}
+
+// Dial asks the agent to open a stream of sanfran.streams.v1.
+type Dial struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Random; whoever names it is the one that was asked.
+	StreamId      string `protobuf:"bytes,1,opt,name=stream_id,json=streamId,proto3" json:"stream_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Dial) Reset() {
+	*x = Dial{}
+	mi := &file_sanfran_agent_v1_agent_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Dial) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Dial) ProtoMessage() {}
+
+func (x *Dial) ProtoReflect() protoreflect.Message {
+	mi := &file_sanfran_agent_v1_agent_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Dial.ProtoReflect.Descriptor instead.
+func (*Dial) Descriptor() ([]byte, []int) {
+	return file_sanfran_agent_v1_agent_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *Dial) GetStreamId() string {
+	if x != nil {
+		return x.StreamId
+	}
+	return ""
+}
 
 // Epoch orders the assignments of one pod; the greater one wins. The
 // generation grows at every start of the control plane, the counter within it.
@@ -317,7 +379,7 @@ type Epoch struct {
 
 func (x *Epoch) Reset() {
 	*x = Epoch{}
-	mi := &file_sanfran_agent_v1_agent_proto_msgTypes[2]
+	mi := &file_sanfran_agent_v1_agent_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -329,7 +391,7 @@ func (x *Epoch) String() string {
 func (*Epoch) ProtoMessage() {}
 
 func (x *Epoch) ProtoReflect() protoreflect.Message {
-	mi := &file_sanfran_agent_v1_agent_proto_msgTypes[2]
+	mi := &file_sanfran_agent_v1_agent_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -342,7 +404,7 @@ func (x *Epoch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Epoch.ProtoReflect.Descriptor instead.
 func (*Epoch) Descriptor() ([]byte, []int) {
-	return file_sanfran_agent_v1_agent_proto_rawDescGZIP(), []int{2}
+	return file_sanfran_agent_v1_agent_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *Epoch) GetGeneration() uint64 {
@@ -380,7 +442,7 @@ type Hello struct {
 
 func (x *Hello) Reset() {
 	*x = Hello{}
-	mi := &file_sanfran_agent_v1_agent_proto_msgTypes[3]
+	mi := &file_sanfran_agent_v1_agent_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -392,7 +454,7 @@ func (x *Hello) String() string {
 func (*Hello) ProtoMessage() {}
 
 func (x *Hello) ProtoReflect() protoreflect.Message {
-	mi := &file_sanfran_agent_v1_agent_proto_msgTypes[3]
+	mi := &file_sanfran_agent_v1_agent_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -405,7 +467,7 @@ func (x *Hello) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Hello.ProtoReflect.Descriptor instead.
 func (*Hello) Descriptor() ([]byte, []int) {
-	return file_sanfran_agent_v1_agent_proto_rawDescGZIP(), []int{3}
+	return file_sanfran_agent_v1_agent_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Hello) GetNodeName() string {
@@ -455,7 +517,7 @@ type Capacity struct {
 
 func (x *Capacity) Reset() {
 	*x = Capacity{}
-	mi := &file_sanfran_agent_v1_agent_proto_msgTypes[4]
+	mi := &file_sanfran_agent_v1_agent_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -467,7 +529,7 @@ func (x *Capacity) String() string {
 func (*Capacity) ProtoMessage() {}
 
 func (x *Capacity) ProtoReflect() protoreflect.Message {
-	mi := &file_sanfran_agent_v1_agent_proto_msgTypes[4]
+	mi := &file_sanfran_agent_v1_agent_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -480,7 +542,7 @@ func (x *Capacity) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Capacity.ProtoReflect.Descriptor instead.
 func (*Capacity) Descriptor() ([]byte, []int) {
-	return file_sanfran_agent_v1_agent_proto_rawDescGZIP(), []int{4}
+	return file_sanfran_agent_v1_agent_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Capacity) GetMilliCpu() int64 {
@@ -517,7 +579,7 @@ type Sync struct {
 
 func (x *Sync) Reset() {
 	*x = Sync{}
-	mi := &file_sanfran_agent_v1_agent_proto_msgTypes[5]
+	mi := &file_sanfran_agent_v1_agent_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -529,7 +591,7 @@ func (x *Sync) String() string {
 func (*Sync) ProtoMessage() {}
 
 func (x *Sync) ProtoReflect() protoreflect.Message {
-	mi := &file_sanfran_agent_v1_agent_proto_msgTypes[5]
+	mi := &file_sanfran_agent_v1_agent_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -542,7 +604,7 @@ func (x *Sync) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Sync.ProtoReflect.Descriptor instead.
 func (*Sync) Descriptor() ([]byte, []int) {
-	return file_sanfran_agent_v1_agent_proto_rawDescGZIP(), []int{5}
+	return file_sanfran_agent_v1_agent_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Sync) GetAssignments() []*Assignment {
@@ -596,7 +658,7 @@ type Assignment struct {
 
 func (x *Assignment) Reset() {
 	*x = Assignment{}
-	mi := &file_sanfran_agent_v1_agent_proto_msgTypes[6]
+	mi := &file_sanfran_agent_v1_agent_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -608,7 +670,7 @@ func (x *Assignment) String() string {
 func (*Assignment) ProtoMessage() {}
 
 func (x *Assignment) ProtoReflect() protoreflect.Message {
-	mi := &file_sanfran_agent_v1_agent_proto_msgTypes[6]
+	mi := &file_sanfran_agent_v1_agent_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -621,7 +683,7 @@ func (x *Assignment) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Assignment.ProtoReflect.Descriptor instead.
 func (*Assignment) Descriptor() ([]byte, []int) {
-	return file_sanfran_agent_v1_agent_proto_rawDescGZIP(), []int{6}
+	return file_sanfran_agent_v1_agent_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Assignment) GetEpoch() *Epoch {
@@ -754,7 +816,7 @@ type EnvVar struct {
 
 func (x *EnvVar) Reset() {
 	*x = EnvVar{}
-	mi := &file_sanfran_agent_v1_agent_proto_msgTypes[7]
+	mi := &file_sanfran_agent_v1_agent_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -766,7 +828,7 @@ func (x *EnvVar) String() string {
 func (*EnvVar) ProtoMessage() {}
 
 func (x *EnvVar) ProtoReflect() protoreflect.Message {
-	mi := &file_sanfran_agent_v1_agent_proto_msgTypes[7]
+	mi := &file_sanfran_agent_v1_agent_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -779,7 +841,7 @@ func (x *EnvVar) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EnvVar.ProtoReflect.Descriptor instead.
 func (*EnvVar) Descriptor() ([]byte, []int) {
-	return file_sanfran_agent_v1_agent_proto_rawDescGZIP(), []int{7}
+	return file_sanfran_agent_v1_agent_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *EnvVar) GetName() string {
@@ -807,7 +869,7 @@ type Resources struct {
 
 func (x *Resources) Reset() {
 	*x = Resources{}
-	mi := &file_sanfran_agent_v1_agent_proto_msgTypes[8]
+	mi := &file_sanfran_agent_v1_agent_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -819,7 +881,7 @@ func (x *Resources) String() string {
 func (*Resources) ProtoMessage() {}
 
 func (x *Resources) ProtoReflect() protoreflect.Message {
-	mi := &file_sanfran_agent_v1_agent_proto_msgTypes[8]
+	mi := &file_sanfran_agent_v1_agent_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -832,7 +894,7 @@ func (x *Resources) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Resources.ProtoReflect.Descriptor instead.
 func (*Resources) Descriptor() ([]byte, []int) {
-	return file_sanfran_agent_v1_agent_proto_rawDescGZIP(), []int{8}
+	return file_sanfran_agent_v1_agent_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Resources) GetMilliCpu() int64 {
@@ -861,7 +923,7 @@ type Dns struct {
 
 func (x *Dns) Reset() {
 	*x = Dns{}
-	mi := &file_sanfran_agent_v1_agent_proto_msgTypes[9]
+	mi := &file_sanfran_agent_v1_agent_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -873,7 +935,7 @@ func (x *Dns) String() string {
 func (*Dns) ProtoMessage() {}
 
 func (x *Dns) ProtoReflect() protoreflect.Message {
-	mi := &file_sanfran_agent_v1_agent_proto_msgTypes[9]
+	mi := &file_sanfran_agent_v1_agent_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -886,7 +948,7 @@ func (x *Dns) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Dns.ProtoReflect.Descriptor instead.
 func (*Dns) Descriptor() ([]byte, []int) {
-	return file_sanfran_agent_v1_agent_proto_rawDescGZIP(), []int{9}
+	return file_sanfran_agent_v1_agent_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Dns) GetNameservers() []string {
@@ -927,7 +989,7 @@ type Mount struct {
 
 func (x *Mount) Reset() {
 	*x = Mount{}
-	mi := &file_sanfran_agent_v1_agent_proto_msgTypes[10]
+	mi := &file_sanfran_agent_v1_agent_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -939,7 +1001,7 @@ func (x *Mount) String() string {
 func (*Mount) ProtoMessage() {}
 
 func (x *Mount) ProtoReflect() protoreflect.Message {
-	mi := &file_sanfran_agent_v1_agent_proto_msgTypes[10]
+	mi := &file_sanfran_agent_v1_agent_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -952,7 +1014,7 @@ func (x *Mount) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Mount.ProtoReflect.Descriptor instead.
 func (*Mount) Descriptor() ([]byte, []int) {
-	return file_sanfran_agent_v1_agent_proto_rawDescGZIP(), []int{10}
+	return file_sanfran_agent_v1_agent_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Mount) GetPath() string {
@@ -1031,7 +1093,7 @@ type FileSet struct {
 
 func (x *FileSet) Reset() {
 	*x = FileSet{}
-	mi := &file_sanfran_agent_v1_agent_proto_msgTypes[11]
+	mi := &file_sanfran_agent_v1_agent_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1043,7 +1105,7 @@ func (x *FileSet) String() string {
 func (*FileSet) ProtoMessage() {}
 
 func (x *FileSet) ProtoReflect() protoreflect.Message {
-	mi := &file_sanfran_agent_v1_agent_proto_msgTypes[11]
+	mi := &file_sanfran_agent_v1_agent_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1056,7 +1118,7 @@ func (x *FileSet) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FileSet.ProtoReflect.Descriptor instead.
 func (*FileSet) Descriptor() ([]byte, []int) {
-	return file_sanfran_agent_v1_agent_proto_rawDescGZIP(), []int{11}
+	return file_sanfran_agent_v1_agent_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *FileSet) GetFiles() map[string][]byte {
@@ -1077,7 +1139,7 @@ type EmptyDir struct {
 
 func (x *EmptyDir) Reset() {
 	*x = EmptyDir{}
-	mi := &file_sanfran_agent_v1_agent_proto_msgTypes[12]
+	mi := &file_sanfran_agent_v1_agent_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1089,7 +1151,7 @@ func (x *EmptyDir) String() string {
 func (*EmptyDir) ProtoMessage() {}
 
 func (x *EmptyDir) ProtoReflect() protoreflect.Message {
-	mi := &file_sanfran_agent_v1_agent_proto_msgTypes[12]
+	mi := &file_sanfran_agent_v1_agent_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1102,7 +1164,7 @@ func (x *EmptyDir) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EmptyDir.ProtoReflect.Descriptor instead.
 func (*EmptyDir) Descriptor() ([]byte, []int) {
-	return file_sanfran_agent_v1_agent_proto_rawDescGZIP(), []int{12}
+	return file_sanfran_agent_v1_agent_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *EmptyDir) GetName() string {
@@ -1125,7 +1187,7 @@ type Withdrawal struct {
 
 func (x *Withdrawal) Reset() {
 	*x = Withdrawal{}
-	mi := &file_sanfran_agent_v1_agent_proto_msgTypes[13]
+	mi := &file_sanfran_agent_v1_agent_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1137,7 +1199,7 @@ func (x *Withdrawal) String() string {
 func (*Withdrawal) ProtoMessage() {}
 
 func (x *Withdrawal) ProtoReflect() protoreflect.Message {
-	mi := &file_sanfran_agent_v1_agent_proto_msgTypes[13]
+	mi := &file_sanfran_agent_v1_agent_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1150,7 +1212,7 @@ func (x *Withdrawal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Withdrawal.ProtoReflect.Descriptor instead.
 func (*Withdrawal) Descriptor() ([]byte, []int) {
-	return file_sanfran_agent_v1_agent_proto_rawDescGZIP(), []int{13}
+	return file_sanfran_agent_v1_agent_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Withdrawal) GetPodUid() string {
@@ -1197,7 +1259,7 @@ type PodStatus struct {
 
 func (x *PodStatus) Reset() {
 	*x = PodStatus{}
-	mi := &file_sanfran_agent_v1_agent_proto_msgTypes[14]
+	mi := &file_sanfran_agent_v1_agent_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1209,7 +1271,7 @@ func (x *PodStatus) String() string {
 func (*PodStatus) ProtoMessage() {}
 
 func (x *PodStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_sanfran_agent_v1_agent_proto_msgTypes[14]
+	mi := &file_sanfran_agent_v1_agent_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1222,7 +1284,7 @@ func (x *PodStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PodStatus.ProtoReflect.Descriptor instead.
 func (*PodStatus) Descriptor() ([]byte, []int) {
-	return file_sanfran_agent_v1_agent_proto_rawDescGZIP(), []int{14}
+	return file_sanfran_agent_v1_agent_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *PodStatus) GetPodUid() string {
@@ -1297,7 +1359,7 @@ type Instance struct {
 
 func (x *Instance) Reset() {
 	*x = Instance{}
-	mi := &file_sanfran_agent_v1_agent_proto_msgTypes[15]
+	mi := &file_sanfran_agent_v1_agent_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1309,7 +1371,7 @@ func (x *Instance) String() string {
 func (*Instance) ProtoMessage() {}
 
 func (x *Instance) ProtoReflect() protoreflect.Message {
-	mi := &file_sanfran_agent_v1_agent_proto_msgTypes[15]
+	mi := &file_sanfran_agent_v1_agent_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1322,7 +1384,7 @@ func (x *Instance) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Instance.ProtoReflect.Descriptor instead.
 func (*Instance) Descriptor() ([]byte, []int) {
-	return file_sanfran_agent_v1_agent_proto_rawDescGZIP(), []int{15}
+	return file_sanfran_agent_v1_agent_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Instance) GetLeaseId() string {
@@ -1357,7 +1419,7 @@ type PoolTarget struct {
 
 func (x *PoolTarget) Reset() {
 	*x = PoolTarget{}
-	mi := &file_sanfran_agent_v1_agent_proto_msgTypes[16]
+	mi := &file_sanfran_agent_v1_agent_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1369,7 +1431,7 @@ func (x *PoolTarget) String() string {
 func (*PoolTarget) ProtoMessage() {}
 
 func (x *PoolTarget) ProtoReflect() protoreflect.Message {
-	mi := &file_sanfran_agent_v1_agent_proto_msgTypes[16]
+	mi := &file_sanfran_agent_v1_agent_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1382,7 +1444,7 @@ func (x *PoolTarget) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PoolTarget.ProtoReflect.Descriptor instead.
 func (*PoolTarget) Descriptor() ([]byte, []int) {
-	return file_sanfran_agent_v1_agent_proto_rawDescGZIP(), []int{16}
+	return file_sanfran_agent_v1_agent_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *PoolTarget) GetRuntime() string {
@@ -1416,7 +1478,7 @@ type PoolStatus struct {
 
 func (x *PoolStatus) Reset() {
 	*x = PoolStatus{}
-	mi := &file_sanfran_agent_v1_agent_proto_msgTypes[17]
+	mi := &file_sanfran_agent_v1_agent_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1428,7 +1490,7 @@ func (x *PoolStatus) String() string {
 func (*PoolStatus) ProtoMessage() {}
 
 func (x *PoolStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_sanfran_agent_v1_agent_proto_msgTypes[17]
+	mi := &file_sanfran_agent_v1_agent_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1441,7 +1503,7 @@ func (x *PoolStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PoolStatus.ProtoReflect.Descriptor instead.
 func (*PoolStatus) Descriptor() ([]byte, []int) {
-	return file_sanfran_agent_v1_agent_proto_rawDescGZIP(), []int{17}
+	return file_sanfran_agent_v1_agent_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *PoolStatus) GetRuntime() string {
@@ -1503,7 +1565,7 @@ type FetchBundleRequest struct {
 
 func (x *FetchBundleRequest) Reset() {
 	*x = FetchBundleRequest{}
-	mi := &file_sanfran_agent_v1_agent_proto_msgTypes[18]
+	mi := &file_sanfran_agent_v1_agent_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1515,7 +1577,7 @@ func (x *FetchBundleRequest) String() string {
 func (*FetchBundleRequest) ProtoMessage() {}
 
 func (x *FetchBundleRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sanfran_agent_v1_agent_proto_msgTypes[18]
+	mi := &file_sanfran_agent_v1_agent_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1528,7 +1590,7 @@ func (x *FetchBundleRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FetchBundleRequest.ProtoReflect.Descriptor instead.
 func (*FetchBundleRequest) Descriptor() ([]byte, []int) {
-	return file_sanfran_agent_v1_agent_proto_rawDescGZIP(), []int{18}
+	return file_sanfran_agent_v1_agent_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *FetchBundleRequest) GetDigest() string {
@@ -1548,7 +1610,7 @@ type FetchBundleResponse struct {
 
 func (x *FetchBundleResponse) Reset() {
 	*x = FetchBundleResponse{}
-	mi := &file_sanfran_agent_v1_agent_proto_msgTypes[19]
+	mi := &file_sanfran_agent_v1_agent_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1560,7 +1622,7 @@ func (x *FetchBundleResponse) String() string {
 func (*FetchBundleResponse) ProtoMessage() {}
 
 func (x *FetchBundleResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sanfran_agent_v1_agent_proto_msgTypes[19]
+	mi := &file_sanfran_agent_v1_agent_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1573,7 +1635,7 @@ func (x *FetchBundleResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FetchBundleResponse.ProtoReflect.Descriptor instead.
 func (*FetchBundleResponse) Descriptor() ([]byte, []int) {
-	return file_sanfran_agent_v1_agent_proto_rawDescGZIP(), []int{19}
+	return file_sanfran_agent_v1_agent_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *FetchBundleResponse) GetData() []byte {
@@ -1594,14 +1656,17 @@ const file_sanfran_agent_v1_agent_proto_rawDesc = "" +
 	"pod_status\x18\x02 \x01(\v2\x1b.sanfran.agent.v1.PodStatusH\x00R\tpodStatus\x12?\n" +
 	"\vpool_status\x18\x03 \x01(\v2\x1c.sanfran.agent.v1.PoolStatusH\x00R\n" +
 	"poolStatusB\t\n" +
-	"\amessage\"\xff\x01\n" +
+	"\amessage\"\xad\x02\n" +
 	"\x0fConnectResponse\x12,\n" +
 	"\x04sync\x18\x01 \x01(\v2\x16.sanfran.agent.v1.SyncH\x00R\x04sync\x126\n" +
 	"\x06assign\x18\x02 \x01(\v2\x1c.sanfran.agent.v1.AssignmentH\x00R\x06assign\x12:\n" +
 	"\bwithdraw\x18\x03 \x01(\v2\x1c.sanfran.agent.v1.WithdrawalH\x00R\bwithdraw\x12?\n" +
 	"\vpool_target\x18\x04 \x01(\v2\x1c.sanfran.agent.v1.PoolTargetH\x00R\n" +
-	"poolTargetB\t\n" +
-	"\amessage\"A\n" +
+	"poolTarget\x12,\n" +
+	"\x04dial\x18\x05 \x01(\v2\x16.sanfran.agent.v1.DialH\x00R\x04dialB\t\n" +
+	"\amessage\"#\n" +
+	"\x04Dial\x12\x1b\n" +
+	"\tstream_id\x18\x01 \x01(\tR\bstreamId\"A\n" +
 	"\x05Epoch\x12\x1e\n" +
 	"\n" +
 	"generation\x18\x01 \x01(\x04R\n" +
@@ -1726,68 +1791,70 @@ func file_sanfran_agent_v1_agent_proto_rawDescGZIP() []byte {
 }
 
 var file_sanfran_agent_v1_agent_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_sanfran_agent_v1_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
+var file_sanfran_agent_v1_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
 var file_sanfran_agent_v1_agent_proto_goTypes = []any{
 	(PodState)(0),                 // 0: sanfran.agent.v1.PodState
 	(*ConnectRequest)(nil),        // 1: sanfran.agent.v1.ConnectRequest
 	(*ConnectResponse)(nil),       // 2: sanfran.agent.v1.ConnectResponse
-	(*Epoch)(nil),                 // 3: sanfran.agent.v1.Epoch
-	(*Hello)(nil),                 // 4: sanfran.agent.v1.Hello
-	(*Capacity)(nil),              // 5: sanfran.agent.v1.Capacity
-	(*Sync)(nil),                  // 6: sanfran.agent.v1.Sync
-	(*Assignment)(nil),            // 7: sanfran.agent.v1.Assignment
-	(*EnvVar)(nil),                // 8: sanfran.agent.v1.EnvVar
-	(*Resources)(nil),             // 9: sanfran.agent.v1.Resources
-	(*Dns)(nil),                   // 10: sanfran.agent.v1.Dns
-	(*Mount)(nil),                 // 11: sanfran.agent.v1.Mount
-	(*FileSet)(nil),               // 12: sanfran.agent.v1.FileSet
-	(*EmptyDir)(nil),              // 13: sanfran.agent.v1.EmptyDir
-	(*Withdrawal)(nil),            // 14: sanfran.agent.v1.Withdrawal
-	(*PodStatus)(nil),             // 15: sanfran.agent.v1.PodStatus
-	(*Instance)(nil),              // 16: sanfran.agent.v1.Instance
-	(*PoolTarget)(nil),            // 17: sanfran.agent.v1.PoolTarget
-	(*PoolStatus)(nil),            // 18: sanfran.agent.v1.PoolStatus
-	(*FetchBundleRequest)(nil),    // 19: sanfran.agent.v1.FetchBundleRequest
-	(*FetchBundleResponse)(nil),   // 20: sanfran.agent.v1.FetchBundleResponse
-	nil,                           // 21: sanfran.agent.v1.FileSet.FilesEntry
-	(*durationpb.Duration)(nil),   // 22: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil), // 23: google.protobuf.Timestamp
+	(*Dial)(nil),                  // 3: sanfran.agent.v1.Dial
+	(*Epoch)(nil),                 // 4: sanfran.agent.v1.Epoch
+	(*Hello)(nil),                 // 5: sanfran.agent.v1.Hello
+	(*Capacity)(nil),              // 6: sanfran.agent.v1.Capacity
+	(*Sync)(nil),                  // 7: sanfran.agent.v1.Sync
+	(*Assignment)(nil),            // 8: sanfran.agent.v1.Assignment
+	(*EnvVar)(nil),                // 9: sanfran.agent.v1.EnvVar
+	(*Resources)(nil),             // 10: sanfran.agent.v1.Resources
+	(*Dns)(nil),                   // 11: sanfran.agent.v1.Dns
+	(*Mount)(nil),                 // 12: sanfran.agent.v1.Mount
+	(*FileSet)(nil),               // 13: sanfran.agent.v1.FileSet
+	(*EmptyDir)(nil),              // 14: sanfran.agent.v1.EmptyDir
+	(*Withdrawal)(nil),            // 15: sanfran.agent.v1.Withdrawal
+	(*PodStatus)(nil),             // 16: sanfran.agent.v1.PodStatus
+	(*Instance)(nil),              // 17: sanfran.agent.v1.Instance
+	(*PoolTarget)(nil),            // 18: sanfran.agent.v1.PoolTarget
+	(*PoolStatus)(nil),            // 19: sanfran.agent.v1.PoolStatus
+	(*FetchBundleRequest)(nil),    // 20: sanfran.agent.v1.FetchBundleRequest
+	(*FetchBundleResponse)(nil),   // 21: sanfran.agent.v1.FetchBundleResponse
+	nil,                           // 22: sanfran.agent.v1.FileSet.FilesEntry
+	(*durationpb.Duration)(nil),   // 23: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil), // 24: google.protobuf.Timestamp
 }
 var file_sanfran_agent_v1_agent_proto_depIdxs = []int32{
-	4,  // 0: sanfran.agent.v1.ConnectRequest.hello:type_name -> sanfran.agent.v1.Hello
-	15, // 1: sanfran.agent.v1.ConnectRequest.pod_status:type_name -> sanfran.agent.v1.PodStatus
-	18, // 2: sanfran.agent.v1.ConnectRequest.pool_status:type_name -> sanfran.agent.v1.PoolStatus
-	6,  // 3: sanfran.agent.v1.ConnectResponse.sync:type_name -> sanfran.agent.v1.Sync
-	7,  // 4: sanfran.agent.v1.ConnectResponse.assign:type_name -> sanfran.agent.v1.Assignment
-	14, // 5: sanfran.agent.v1.ConnectResponse.withdraw:type_name -> sanfran.agent.v1.Withdrawal
-	17, // 6: sanfran.agent.v1.ConnectResponse.pool_target:type_name -> sanfran.agent.v1.PoolTarget
-	5,  // 7: sanfran.agent.v1.Hello.capacity:type_name -> sanfran.agent.v1.Capacity
-	15, // 8: sanfran.agent.v1.Hello.pods:type_name -> sanfran.agent.v1.PodStatus
-	7,  // 9: sanfran.agent.v1.Sync.assignments:type_name -> sanfran.agent.v1.Assignment
-	3,  // 10: sanfran.agent.v1.Assignment.epoch:type_name -> sanfran.agent.v1.Epoch
-	11, // 11: sanfran.agent.v1.Assignment.mounts:type_name -> sanfran.agent.v1.Mount
-	8,  // 12: sanfran.agent.v1.Assignment.env:type_name -> sanfran.agent.v1.EnvVar
-	9,  // 13: sanfran.agent.v1.Assignment.resources:type_name -> sanfran.agent.v1.Resources
-	22, // 14: sanfran.agent.v1.Assignment.idle_timeout:type_name -> google.protobuf.Duration
-	10, // 15: sanfran.agent.v1.Assignment.dns:type_name -> sanfran.agent.v1.Dns
-	12, // 16: sanfran.agent.v1.Mount.files:type_name -> sanfran.agent.v1.FileSet
-	13, // 17: sanfran.agent.v1.Mount.empty_dir:type_name -> sanfran.agent.v1.EmptyDir
-	21, // 18: sanfran.agent.v1.FileSet.files:type_name -> sanfran.agent.v1.FileSet.FilesEntry
-	3,  // 19: sanfran.agent.v1.Withdrawal.epoch:type_name -> sanfran.agent.v1.Epoch
-	22, // 20: sanfran.agent.v1.Withdrawal.grace_period:type_name -> google.protobuf.Duration
-	3,  // 21: sanfran.agent.v1.PodStatus.epoch:type_name -> sanfran.agent.v1.Epoch
-	0,  // 22: sanfran.agent.v1.PodStatus.state:type_name -> sanfran.agent.v1.PodState
-	16, // 23: sanfran.agent.v1.PodStatus.instance:type_name -> sanfran.agent.v1.Instance
-	23, // 24: sanfran.agent.v1.PodStatus.started_at:type_name -> google.protobuf.Timestamp
-	1,  // 25: sanfran.agent.v1.AgentService.Connect:input_type -> sanfran.agent.v1.ConnectRequest
-	19, // 26: sanfran.agent.v1.AgentService.FetchBundle:input_type -> sanfran.agent.v1.FetchBundleRequest
-	2,  // 27: sanfran.agent.v1.AgentService.Connect:output_type -> sanfran.agent.v1.ConnectResponse
-	20, // 28: sanfran.agent.v1.AgentService.FetchBundle:output_type -> sanfran.agent.v1.FetchBundleResponse
-	27, // [27:29] is the sub-list for method output_type
-	25, // [25:27] is the sub-list for method input_type
-	25, // [25:25] is the sub-list for extension type_name
-	25, // [25:25] is the sub-list for extension extendee
-	0,  // [0:25] is the sub-list for field type_name
+	5,  // 0: sanfran.agent.v1.ConnectRequest.hello:type_name -> sanfran.agent.v1.Hello
+	16, // 1: sanfran.agent.v1.ConnectRequest.pod_status:type_name -> sanfran.agent.v1.PodStatus
+	19, // 2: sanfran.agent.v1.ConnectRequest.pool_status:type_name -> sanfran.agent.v1.PoolStatus
+	7,  // 3: sanfran.agent.v1.ConnectResponse.sync:type_name -> sanfran.agent.v1.Sync
+	8,  // 4: sanfran.agent.v1.ConnectResponse.assign:type_name -> sanfran.agent.v1.Assignment
+	15, // 5: sanfran.agent.v1.ConnectResponse.withdraw:type_name -> sanfran.agent.v1.Withdrawal
+	18, // 6: sanfran.agent.v1.ConnectResponse.pool_target:type_name -> sanfran.agent.v1.PoolTarget
+	3,  // 7: sanfran.agent.v1.ConnectResponse.dial:type_name -> sanfran.agent.v1.Dial
+	6,  // 8: sanfran.agent.v1.Hello.capacity:type_name -> sanfran.agent.v1.Capacity
+	16, // 9: sanfran.agent.v1.Hello.pods:type_name -> sanfran.agent.v1.PodStatus
+	8,  // 10: sanfran.agent.v1.Sync.assignments:type_name -> sanfran.agent.v1.Assignment
+	4,  // 11: sanfran.agent.v1.Assignment.epoch:type_name -> sanfran.agent.v1.Epoch
+	12, // 12: sanfran.agent.v1.Assignment.mounts:type_name -> sanfran.agent.v1.Mount
+	9,  // 13: sanfran.agent.v1.Assignment.env:type_name -> sanfran.agent.v1.EnvVar
+	10, // 14: sanfran.agent.v1.Assignment.resources:type_name -> sanfran.agent.v1.Resources
+	23, // 15: sanfran.agent.v1.Assignment.idle_timeout:type_name -> google.protobuf.Duration
+	11, // 16: sanfran.agent.v1.Assignment.dns:type_name -> sanfran.agent.v1.Dns
+	13, // 17: sanfran.agent.v1.Mount.files:type_name -> sanfran.agent.v1.FileSet
+	14, // 18: sanfran.agent.v1.Mount.empty_dir:type_name -> sanfran.agent.v1.EmptyDir
+	22, // 19: sanfran.agent.v1.FileSet.files:type_name -> sanfran.agent.v1.FileSet.FilesEntry
+	4,  // 20: sanfran.agent.v1.Withdrawal.epoch:type_name -> sanfran.agent.v1.Epoch
+	23, // 21: sanfran.agent.v1.Withdrawal.grace_period:type_name -> google.protobuf.Duration
+	4,  // 22: sanfran.agent.v1.PodStatus.epoch:type_name -> sanfran.agent.v1.Epoch
+	0,  // 23: sanfran.agent.v1.PodStatus.state:type_name -> sanfran.agent.v1.PodState
+	17, // 24: sanfran.agent.v1.PodStatus.instance:type_name -> sanfran.agent.v1.Instance
+	24, // 25: sanfran.agent.v1.PodStatus.started_at:type_name -> google.protobuf.Timestamp
+	1,  // 26: sanfran.agent.v1.AgentService.Connect:input_type -> sanfran.agent.v1.ConnectRequest
+	20, // 27: sanfran.agent.v1.AgentService.FetchBundle:input_type -> sanfran.agent.v1.FetchBundleRequest
+	2,  // 28: sanfran.agent.v1.AgentService.Connect:output_type -> sanfran.agent.v1.ConnectResponse
+	21, // 29: sanfran.agent.v1.AgentService.FetchBundle:output_type -> sanfran.agent.v1.FetchBundleResponse
+	28, // [28:30] is the sub-list for method output_type
+	26, // [26:28] is the sub-list for method input_type
+	26, // [26:26] is the sub-list for extension type_name
+	26, // [26:26] is the sub-list for extension extendee
+	0,  // [0:26] is the sub-list for field type_name
 }
 
 func init() { file_sanfran_agent_v1_agent_proto_init() }
@@ -1805,8 +1872,9 @@ func file_sanfran_agent_v1_agent_proto_init() {
 		(*ConnectResponse_Assign)(nil),
 		(*ConnectResponse_Withdraw)(nil),
 		(*ConnectResponse_PoolTarget)(nil),
+		(*ConnectResponse_Dial)(nil),
 	}
-	file_sanfran_agent_v1_agent_proto_msgTypes[10].OneofWrappers = []any{
+	file_sanfran_agent_v1_agent_proto_msgTypes[11].OneofWrappers = []any{
 		(*Mount_Bundle)(nil),
 		(*Mount_Files)(nil),
 		(*Mount_EmptyDir)(nil),
@@ -1817,7 +1885,7 @@ func file_sanfran_agent_v1_agent_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sanfran_agent_v1_agent_proto_rawDesc), len(file_sanfran_agent_v1_agent_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   21,
+			NumMessages:   22,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
