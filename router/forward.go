@@ -24,6 +24,9 @@ type Upstream struct {
 	Nonce    string
 	Pod      string
 	Revision string
+	// Home is the pod whose home agent is asked why the container of Lease ended
+	// if it breaks off the request. Nil: nobody is asked.
+	Home *Pod
 }
 
 // Outcome is how an attempt ended.
@@ -127,6 +130,9 @@ type ExchangeOptions struct {
 	// Edge is set where a client's request enters SanFran: X-Forwarded-* are
 	// made anew, not believed. Further in they are passed on.
 	Edge bool
+	// Explain, if not nil, is asked why the upstream broke the connection before
+	// it answered; nil is no reason. It may wait until the reason is known.
+	Explain func(ctx context.Context) *Problem
 }
 
 // Begin prepares a request for its attempts.
@@ -242,6 +248,9 @@ func modifyResponse(res *http.Response) error {
 		}
 	}
 	StripHeaders(res.Header)
+	if _, own := res.Header[HeaderRequestID]; !own && x.opts.Edge {
+		res.Header[HeaderRequestID] = x.r.Header[HeaderRequestID]
+	}
 	if x.body != nil {
 		// Without this the server reads what is left of the client's body, to
 		// throw it away, before it begins an HTTP/1 answer: the function would
@@ -269,12 +278,16 @@ func (f *Forwarder) handleError(w http.ResponseWriter, r *http.Request, err erro
 		f.log.Debug("request not delivered", "upstream", x.upstream.Address, "err", err)
 		return
 	}
-	f.log.Warn("upstream failed", "upstream", x.upstream.Address, "method", r.Method, "err", err)
-	WriteProblem(w, r, Problem{
-		Status:  http.StatusBadGateway,
-		Code:    "UpstreamFailed",
-		Message: fmt.Sprintf("the function's container broke the connection before it answered (%v); the request may have been executed and was not sent again", err),
-	})
+	f.log.Warn("upstream failed", "upstream", x.upstream.Address, "method", r.Method, "requestId", r.Header.Get(HeaderRequestID), "err", err)
+	problem := x.explain(r.Context())
+	if problem == nil {
+		problem = &Problem{
+			Status:  http.StatusBadGateway,
+			Code:    "UpstreamFailed",
+			Message: fmt.Sprintf("the function's container broke the connection before it answered (%v); the request may have been executed and was not sent again", err),
+		}
+	}
+	WriteProblem(w, r, *problem)
 }
 
 // bufferPool lends the buffers that bodies are copied through.

@@ -1,8 +1,6 @@
 package router
 
 import (
-	"crypto/rand"
-	"encoding/hex"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -44,9 +42,7 @@ func NewGateway(cfg GatewayConfig) *Gateway {
 // ServeHTTP implements http.Handler.
 func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	start := time.Now()
-	if r.Header.Get(HeaderRequestID) == "" {
-		r.Header.Set(HeaderRequestID, newRequestID())
-	}
+	EnsureRequestID(r)
 	recorder := &statusRecorder{ResponseWriter: w}
 	cold := g.serve(recorder, r)
 	g.cfg.Metrics.observe(recorder.status, cold, time.Since(start))
@@ -136,13 +132,7 @@ func (g *Gateway) try(x *Exchange, to choice, viaHome bool) Outcome {
 	}
 	to.instance.outstanding.Add(1)
 	defer to.instance.outstanding.Add(-1)
-	return x.Try(Upstream{Address: to.instance.Address, Lease: to.instance.Lease, Nonce: to.instance.Nonce})
-}
-
-func newRequestID() string {
-	var id [16]byte
-	_, _ = rand.Read(id[:]) // never fails, see crypto/rand
-	return hex.EncodeToString(id[:])
+	return x.Try(Upstream{Address: to.instance.Address, Lease: to.instance.Lease, Nonce: to.instance.Nonce, Home: to.pod})
 }
 
 // statusRecorder remembers the status of an answer.

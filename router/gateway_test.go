@@ -35,6 +35,10 @@ func (b *backend) address() string { return b.Listener.Addr().String() }
 
 // echo executes the request and tells what it saw.
 func echo(b *backend, w http.ResponseWriter, r *http.Request) {
+	if _, _, ok := AskedFate(r); ok {
+		WriteFate(w, nil)
+		return
+	}
 	b.executed.Add(1)
 	body, _ := io.ReadAll(r.Body)
 	w.Header().Set("Sanfran-Leak", "yes")

@@ -18,9 +18,6 @@ const (
 	// HeaderPod and HeaderRevision name the pod a home agent shall wake.
 	HeaderPod      = "Sanfran-Pod"
 	HeaderRevision = "Sanfran-Revision"
-	// HeaderRequestID names a request in logs and error bodies; a client's own
-	// is kept.
-	HeaderRequestID = "X-Request-Id"
 )
 
 // AgentNonce is the value of [HeaderRefused] when a home agent refuses a

@@ -28,7 +28,8 @@ func WriteProblem(w http.ResponseWriter, r *http.Request, p Problem) {
 		Message   string `json:"message"`
 		RequestID string `json:"requestId,omitempty"`
 	}
-	data, err := json.Marshal(map[string]body{"error": {p.Code, p.Message, r.Header.Get(HeaderRequestID)}})
+	id := r.Header.Get(HeaderRequestID)
+	data, err := json.Marshal(map[string]body{"error": {p.Code, p.Message, id}})
 	if err != nil {
 		// Three strings always marshal.
 		panic(err)
@@ -37,6 +38,9 @@ func WriteProblem(w http.ResponseWriter, r *http.Request, p Problem) {
 	h.Set("Content-Type", "application/json; charset=utf-8")
 	h.Set("X-Content-Type-Options", "nosniff")
 	h.Set("Cache-Control", "no-store")
+	if id != "" {
+		h.Set(HeaderRequestID, id)
+	}
 	if p.RetryAfter > 0 {
 		h.Set("Retry-After", strconv.Itoa(int((p.RetryAfter+time.Second-1)/time.Second)))
 	}

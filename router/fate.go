@@ -1,0 +1,76 @@
+package router
+
+import (
+	"context"
+	"encoding/json"
+	"io"
+	"net/http"
+	"strings"
+	"time"
+)
+
+// HeaderFate, on a request to a home agent, asks why the container of a lease
+// broke off a request. Its value is "pod lease"; who knows the lease may ask.
+// The request has no [HeaderPod], so that an agent that does not know the header
+// refuses it and does not take it for one to the function.
+const HeaderFate = headerPrefix + "Fate"
+
+const (
+	// fateTimeout bounds the question: an agent needs a second at most, for a
+	// container that is about to end.
+	fateTimeout = 4 * time.Second
+	maxFate     = 64 << 10
+)
+
+// AskedFate returns whose fate a request asks for, if it does.
+func AskedFate(r *http.Request) (pod, lease string, ok bool) {
+	pod, lease, _ = strings.Cut(r.Header.Get(HeaderFate), " ")
+	return pod, lease, pod != ""
+}
+
+// WriteFate is a home agent's answer: the problem to tell the client whose
+// request was broken off, or nil if the agent knows nothing of an end.
+func WriteFate(w http.ResponseWriter, p *Problem) {
+	if p == nil {
+		w.WriteHeader(http.StatusNoContent)
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	_ = json.NewEncoder(w).Encode(p) // the gateway may be gone
+}
+
+// askFate asks the home agent of a pod why the container of a lease broke off a
+// request. It returns nil if that cannot be found out: then the request failed
+// for no known reason. The request itself is not part of the question.
+func (f *Forwarder) askFate(ctx context.Context, home *Pod, lease string) *Problem {
+	ctx, cancel := context.WithTimeout(ctx, fateTimeout)
+	defer cancel()
+	r, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+home.HomeAddress+"/", nil)
+	if err != nil {
+		return nil
+	}
+	r.Header.Set(HeaderFate, home.UID+" "+lease)
+	res, err := f.transport.RoundTrip(r)
+	if err != nil {
+		f.log.Debug("the end of a lease is not known", "pod", home.UID, "err", err)
+		return nil
+	}
+	defer res.Body.Close()
+	var p Problem
+	if res.StatusCode != http.StatusOK || json.NewDecoder(io.LimitReader(res.Body, maxFate)).Decode(&p) != nil ||
+		p.Status < 500 || p.Status > 599 || p.Code == "" {
+		return nil
+	}
+	return &p
+}
+
+// explain finds out why the upstream broke off the attempt.
+func (x *Exchange) explain(ctx context.Context) *Problem {
+	switch {
+	case x.opts.Explain != nil:
+		return x.opts.Explain(ctx)
+	case x.upstream.Home != nil && x.upstream.Lease != "":
+		return x.forwarder.askFate(ctx, x.upstream.Home, x.upstream.Lease)
+	}
+	return nil
+}
