@@ -27,7 +27,7 @@ func (p *pod) makeReady(ctx context.Context, at *attempt) (*instance, error) {
 			return nil, err
 		}
 		acquired := time.Now()
-		inst := newInstance(warm, acquired)
+		inst := newInstance(warm, acquired, p.agent.cfg.EventLoopLimit, p.agent.metrics.loopDelayed)
 		// From here on the attempt goes to its end even if nobody waits any
 		// more: the container is the pod's, and shows whether the function loads.
 		err = p.load(context.WithoutCancel(ctx), inst)
@@ -117,7 +117,7 @@ func (p *pod) load(ctx context.Context, inst *instance) error {
 	if err := v.mountInto(ctx, w.container); errors.Is(err, container.ErrGone) {
 		return err
 	} else if err != nil {
-		return &failure{ReasonVolumeFailed, err.Error()}
+		return &failure{reason: ReasonVolumeFailed, message: err.Error()}
 	}
 	loaded, err := w.conn.Activate(ctx, workerconn.Activation{
 		Lease: inst.lease, Nonce: inst.nonce,
@@ -126,30 +126,38 @@ func (p *pod) load(ctx context.Context, inst *instance) error {
 		Hostname: p.spec.hostname(), Env: p.spec.environment(), LoadTimeout: cfg.LoadTimeout,
 	})
 	inst.loaded = loaded
-	return loadFailure(w, cfg.LoadTimeout, err)
+	return loadFailure(w, inst.leasedAt, cfg.LoadTimeout, err)
 }
 
 // loadFailure says what an error of Activate means for the function.
-func loadFailure(w *warmContainer, timeout time.Duration, err error) error {
-	var reported *workerconn.LoadError
-	switch {
-	case err == nil:
+func loadFailure(w *warmContainer, startedAt time.Time, timeout time.Duration, err error) error {
+	if err == nil {
 		return nil
-	case errors.As(err, &reported):
-		message := reported.Message
-		if reported.Stack != "" {
-			message += "\n" + firstLines(reported.Stack, 5)
-		}
-		return &failure{reported.Reason, message}
-	case errors.Is(err, context.DeadlineExceeded):
-		return &failure{ReasonLoadTimeout, fmt.Sprintf("the function did not load within %v", timeout)}
 	}
-	// The connection ended. If the container did, it says more.
+	var reported *workerconn.LoadError
+	var f *failure
+	switch {
+	case errors.As(err, &reported):
+		f = &failure{reason: reported.Reason, message: reported.Message}
+		if reported.Stack != "" {
+			f.message += "\n" + firstLines(reported.Stack, 5)
+		}
+	case errors.Is(err, context.DeadlineExceeded):
+		f = &failure{reason: ReasonLoadTimeout, message: fmt.Sprintf("the function did not load within %v", timeout)}
+		return f.ended(killed, startedAt, time.Now())
+	}
+	// The worker ends with its failure, or has ended without one.
 	select {
 	case <-w.container.Exited():
-		return exitFailure(w)
+		if f == nil {
+			return exitFailure(w, startedAt)
+		}
+		return f.ended(w.container.ExitStatus(), startedAt, time.Now())
 	case <-time.After(exitGrace):
-		return &failure{ReasonExited, err.Error()}
+		if f == nil {
+			f = &failure{reason: ReasonExited, message: err.Error()}
+		}
+		return f.ended(killed, startedAt, time.Now())
 	}
 }
 

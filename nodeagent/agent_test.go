@@ -192,12 +192,12 @@ func TestAContainerThatDiesCostsItsRequestsOnly(t *testing.T) {
 	ta := startTestAgent(t, nil)
 	pod := assignment("hello", "10.245.0.1", ta.cp.bundle(nil))
 	ta.assigned(pod, agentv1.PodState_POD_STATE_ACTIVE)
-	wantAnswer(t, ta.viaData(t.Context(), pod, "/die"), http.StatusBadGateway, "UpstreamFailed")
+	wantAnswer(t, ta.viaData(t.Context(), pod, "/die"), http.StatusBadGateway, "exit code 3; the request may have been executed")
 	if s := ta.cp.waitState(pod, agentv1.PodState_POD_STATE_PARKED); s.GetRestartCount() != 1 {
 		t.Errorf("restart count %d", s.GetRestartCount())
 	}
 	wantAnswer(t, ta.viaData(t.Context(), pod, "/"), 200, "default/hello")
-	wantAnswer(t, ta.viaData(t.Context(), pod, "/die"), http.StatusBadGateway, "UpstreamFailed")
+	wantAnswer(t, ta.viaData(t.Context(), pod, "/die"), http.StatusBadGateway, "exit code 3; the request may have been executed")
 	if s := ta.cp.waitState(pod, agentv1.PodState_POD_STATE_FAILED); s.GetReason() != ReasonExited {
 		t.Errorf("reason %q", s.GetReason())
 	}

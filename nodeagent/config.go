@@ -62,6 +62,9 @@ type Config struct {
 	// BootTimeout bounds the start of a container until its worker is warm
 	// (default 30 s), LoadTimeout the loading of a function (default 10 s).
 	BootTimeout, LoadTimeout time.Duration
+	// EventLoopLimit is how long a function may keep its event loop from
+	// running before its container is ended (default 30 s; below 0: for ever).
+	EventLoopLimit time.Duration
 	// QueueLength is how many requests may wait for one pod to become active
 	// (default 1000), QueueTimeout how long each does (default 30 s).
 	QueueLength  int
@@ -103,6 +106,7 @@ func (c Config) withDefaults() Config {
 	setIfZero(&c.DefaultLimits.MemoryBytes, 512<<20)
 	setIfZero(&c.BootTimeout, 30*time.Second)
 	setIfZero(&c.LoadTimeout, 10*time.Second)
+	setIfZero(&c.EventLoopLimit, 30*time.Second)
 	setIfZero(&c.QueueLength, 1000)
 	setIfZero(&c.QueueTimeout, 30*time.Second)
 	setIfZero(&c.DrainGrace, 30*time.Second)
@@ -137,6 +141,8 @@ func (c Config) validate() error {
 		return fmt.Errorf("agent: work directory %q: give an absolute path", c.WorkDir)
 	case len(c.Runtimes) == 0:
 		return errors.New("agent: no runtime: give at least one name and root filesystem")
+	case c.EventLoopLimit > 0 && c.EventLoopLimit < 100*time.Millisecond:
+		return fmt.Errorf("agent: event loop limit %v: give at least 100ms, or a negative one for none", c.EventLoopLimit)
 	case c.DataPort == c.PodPort:
 		return fmt.Errorf("agent: data port and pod port are both %d; give two", c.DataPort)
 	}

@@ -267,6 +267,12 @@ func podStatus(s status) *agentv1.PodStatus {
 		PodUid: s.PodUID, Epoch: &agentv1.Epoch{Generation: s.Epoch.Generation, Counter: s.Epoch.Counter},
 		State: stateMessages[s.State], RestartCount: int32(s.Restarts),
 	}
+	if t := s.Last; t != nil {
+		m.LastTermination = &agentv1.Termination{
+			Reason: t.reason, Message: t.message, ExitCode: int32(t.code), Signal: int32(t.signal),
+			StartedAt: timestamppb.New(t.startedAt), FinishedAt: timestamppb.New(t.finishedAt),
+		}
+	}
 	if s.Failure != nil {
 		m.Reason, m.Message = s.Failure.reason, s.Failure.message
 	}

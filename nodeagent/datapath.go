@@ -7,7 +7,6 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
-	"strings"
 	"time"
 
 	"sanfran.dev/router"
@@ -18,6 +17,14 @@ import (
 // revision; for any other it is refused in a way that says that no function
 // code saw it.
 func (a *Agent) serveData(w http.ResponseWriter, r *http.Request) {
+	if uid, lease, ok := router.AskedFate(r); ok {
+		var problem *router.Problem
+		if p := a.pods.get(uid); p != nil {
+			problem = p.explain(r.Context(), lease)
+		}
+		router.WriteFate(w, problem)
+		return
+	}
 	uid, revision := r.Header.Get(router.HeaderPod), r.Header.Get(router.HeaderRevision)
 	p := a.pods.get(uid)
 	if p == nil || p.spec.Revision != revision {
@@ -37,6 +44,7 @@ func refuse(w http.ResponseWriter) {
 // address while no container here answers there by itself. Which pod is meant
 // says the address the connection was made to, which the client cannot forge.
 func (a *Agent) serveAddress(w http.ResponseWriter, r *http.Request) {
+	router.EnsureRequestID(r)
 	addr := localAddress(r)
 	if p := a.addresses.lookup(addr); p != nil {
 		// The pod is active here in a moment, if it loads: the client's next
@@ -80,9 +88,11 @@ const deliveries = 3
 // pod is not here any more.
 func (a *Agent) servePod(w http.ResponseWriter, r *http.Request, p *pod, withdrawn func(http.ResponseWriter)) {
 	a.metrics.requests.Inc()
-	exchange := a.forwarder.Begin(w, r, router.ExchangeOptions{})
+	var inst *instance
+	exchange := a.forwarder.Begin(w, r, router.ExchangeOptions{Explain: func(ctx context.Context) *router.Problem { return inst.explain(ctx) }})
 	for range deliveries {
-		inst, err := p.lease(r.Context())
+		var err error
+		inst, err = p.lease(r.Context())
 		if errors.Is(err, errWithdrawn) {
 			withdrawn(w)
 			return
@@ -127,12 +137,15 @@ func deliver(exchange *router.Exchange, inst *instance) router.Outcome {
 
 // lost takes an instance that gave a request back out of service.
 func (p *pod) lost(i *instance) {
-	f := &failure{ReasonExited, "the container refused its own requests or was gone"}
+	var f *failure
 	select {
 	case <-i.warm.container.Exited():
-		f = exitFailure(i.warm)
+		f = exitFailure(i.warm, i.leasedAt)
 	default:
+		f = &failure{reason: ReasonExited, message: "the container refused its own requests or was gone"}
+		f.ended(killed, i.leasedAt, time.Now())
 	}
+	i.fate.decide(f)
 	p.mu.Lock()
 	out := p.detach(i)
 	if out {
@@ -152,7 +165,7 @@ func (a *Agent) serveRemote(w http.ResponseWriter, r *http.Request, route *route
 	// One container is enough to ask; its home agent knows the others.
 	if len(route.Instances) > 0 {
 		instance := route.Instances[0]
-		outcome := exchange.Try(router.Upstream{Address: instance.Address, Lease: instance.Lease, Nonce: instance.Nonce})
+		outcome := exchange.Try(router.Upstream{Address: instance.Address, Lease: instance.Lease, Nonce: instance.Nonce, Home: route})
 		if outcome == router.Answered {
 			return
 		}
@@ -173,8 +186,7 @@ func (a *Agent) serveRemote(w http.ResponseWriter, r *http.Request, route *route
 func (a *Agent) unavailable(w http.ResponseWriter, r *http.Request, err error) {
 	a.metrics.refused.WithLabelValues(refusal(err)).Inc()
 	if f := asFailure(err); f != nil {
-		message, _, _ := strings.Cut(f.message, "\n")
-		router.WriteProblem(w, r, router.Problem{Status: http.StatusBadGateway, Code: f.reason, Message: message})
+		router.WriteProblem(w, r, f.problem())
 		return
 	}
 	if r.Context().Err() != nil {

@@ -17,7 +17,10 @@
 //	usage.go       whether an instance is idle: decisions without I/O
 //	volumes.go     the folders and files a pod mounts
 //	warm.go        a warm container and everything that belongs to it
+//	watchdog.go    whether a function blocks its event loop: decisions without I/O
 //	instance.go    a leased container and how it ends
+//	failure.go     why a container ended or a pod is not ready, in words
+//	fate.go        what those are told whose requests a container cut off
 //	pod.go         one pod: who waits, what serves it
 //	activate.go    from parked to active
 //	park.go        from active to parked

@@ -27,10 +27,15 @@ type fakeWorkers struct {
 	// that waits says so on blocked.
 	release chan struct{}
 	blocked chan struct{}
+	// listens says that functions listen for SIGTERM; terminated gets a value
+	// when one does, and it ends with goOn.
+	listens    bool
+	terminated chan struct{}
+	goOn       chan struct{}
 }
 
 func newFakeWorkers() *fakeWorkers {
-	return &fakeWorkers{broken: map[string]bool{}, loads: map[string]int{}, release: make(chan struct{}), blocked: make(chan struct{}, 100)}
+	return &fakeWorkers{broken: map[string]bool{}, loads: map[string]int{}, release: make(chan struct{}), blocked: make(chan struct{}, 100), terminated: make(chan struct{}, 100), goOn: make(chan struct{})}
 }
 
 func (f *fakeWorkers) loaded(function string) int {
@@ -56,6 +61,8 @@ type fakeWorker struct {
 	mu       sync.Mutex
 	active   map[string]string // the strings of the activation
 	draining bool
+	// stuck workers say nothing any more.
+	stuck    bool
 	inFlight int
 	idle     *sync.Cond
 }
@@ -92,7 +99,7 @@ func (f *fakeWorkers) run(ctx context.Context, p *containertest.Process) contain
 
 func (w *fakeWorker) say(line string) { _, _ = fmt.Fprintln(w.sock, line) }
 
-func (w *fakeWorker) converse(context.Context) {
+func (w *fakeWorker) converse(ctx context.Context) {
 	var drains sync.WaitGroup
 	defer drains.Wait()
 	lines := bufio.NewScanner(w.sock)
@@ -102,9 +109,33 @@ func (w *fakeWorker) converse(context.Context) {
 		if json.Unmarshal(lines.Bytes(), &m) != nil {
 			return
 		}
+		w.mu.Lock()
+		stuck := w.stuck
+		w.mu.Unlock()
+		if stuck {
+			<-ctx.Done()
+			return
+		}
 		switch m["type"] {
 		case "activate":
 			w.activate(m)
+		case "ping":
+			w.say(`{"type":"activity","inFlight":1,"delayMs":7}`)
+		case "terminate":
+			w.all.terminated <- struct{}{}
+			if !w.all.listens {
+				w.status = container.ExitStatus{Code: 143}
+				w.exit()
+				break
+			}
+			drains.Go(func() {
+				select {
+				case <-w.all.goOn:
+					w.status = container.ExitStatus{Code: 7}
+					w.exit()
+				case <-ctx.Done():
+				}
+			})
 		case "drain":
 			w.mu.Lock()
 			w.draining = true
@@ -115,7 +146,7 @@ func (w *fakeWorker) converse(context.Context) {
 					w.idle.Wait()
 				}
 				w.mu.Unlock()
-				w.say(`{"type":"drained"}`)
+				w.say(fmt.Sprintf(`{"type":"drained","sigterm":%t}`, w.all.listens))
 			})
 		}
 	}
@@ -175,6 +206,18 @@ func (w *fakeWorker) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 	switch r.URL.Path {
 	case "/print":
 		w.print(r.URL.Query().Get("text"))
+	case "/stuck":
+		w.mu.Lock()
+		w.stuck = true
+		w.mu.Unlock()
+		w.all.blocked <- struct{}{}
+		<-r.Context().Done()
+		panic(http.ErrAbortHandler)
+	case "/throw":
+		w.say(`{"type":"ending","reason":"UncaughtException","message":"Error: password=1 (index.js:3)","stack":"Error: password=1\n    at x"}`)
+		w.status = container.ExitStatus{Code: 1}
+		w.exit()
+		panic(http.ErrAbortHandler)
 	case "/die":
 		w.status = container.ExitStatus{Code: 3}
 		w.exit()

@@ -22,6 +22,10 @@ type instance struct {
 	// is set before the pod becomes Active.
 	loaded time.Duration
 	usage  *usage
+	// watchdog belongs to the supervisor's goroutine.
+	watchdog watchdog
+	// fate is why the container ended, once that is known.
+	fate *fate
 
 	stopOnce sync.Once
 	stop     chan struct{}
@@ -30,12 +34,18 @@ type instance struct {
 	ended chan struct{}
 }
 
-func newInstance(w *warmContainer, now time.Time) *instance {
+// newInstance leases a container. limit is how long its event loop may be
+// blocked; delayed is told of each report's event loop delay.
+func newInstance(w *warmContainer, now time.Time, limit time.Duration, delayed func(runtime string, delay time.Duration)) *instance {
 	i := &instance{
 		warm: w, lease: rand.Text(), nonce: rand.Text(), leasedAt: now,
-		usage: newUsage(now), stop: make(chan struct{}), ended: make(chan struct{}),
+		usage: newUsage(now), watchdog: watchdog{limit: limit}, fate: newFate(),
+		stop: make(chan struct{}), ended: make(chan struct{}),
 	}
-	report := func(a activityReport) { i.usage.report(a, time.Now()) }
+	report := func(a activityReport) {
+		i.usage.report(a, time.Now())
+		delayed(w.runtime, a.LoopDelay)
+	}
 	w.onActivity.Store(&report)
 	return i
 }
@@ -72,10 +82,12 @@ const (
 	causeExited
 	// causeBroken: its worker broke the control protocol or closed it.
 	causeBroken
+	// causeBlocked: the function does not let its event loop run.
+	causeBlocked
 )
 
 func (c cause) String() string {
-	return [...]string{"", "idle", "retired", "exited", "broken"}[c]
+	return [...]string{"", "idle", "retired", "exited", "broken", "blocked"}[c]
 }
 
 // watch waits for the instance's end. park is asked when the instance has been
@@ -88,10 +100,23 @@ func (i *instance) watch(idleTimeout time.Duration, park func() bool) cause {
 		defer timer.Stop()
 		due = timer.C
 	}
+	var look <-chan time.Time
+	var lookTimer *time.Timer
+	if i.watchdog.limit > 0 {
+		lookTimer = time.NewTimer(i.watchdog.limit / 4)
+		defer lookTimer.Stop()
+		look = lookTimer.C
+	}
 	for {
 		select {
 		case <-i.stop:
 			return causeRetired
+		case <-look:
+			wait, blocked := i.look(time.Now())
+			if blocked {
+				return causeBlocked
+			}
+			lookTimer.Reset(wait)
 		case <-i.warm.container.Exited():
 			return causeExited
 		case <-i.warm.conn.Done():
@@ -119,40 +144,44 @@ func (i *instance) watch(idleTimeout time.Duration, park func() bool) cause {
 	}
 }
 
+// look asks the worker for a sign of life when that is due, and reports whether
+// the function has blocked its event loop for too long.
+func (i *instance) look(now time.Time) (wait time.Duration, blocked bool) {
+	conn := i.warm.conn
+	v, wait := i.watchdog.look(now, conn.Heard(), i.usage.inFlight(), conn.Activity().Debugger)
+	if v == ask {
+		// An error ends the connection, which the supervisor sees.
+		_ = conn.Ping()
+	}
+	return wait, v == stuck
+}
+
 // exitGrace is how long after its connection a container may still live
 // before it is held to have broken the protocol rather than to have exited.
 const exitGrace = time.Second
 
-// exitFailure describes a container that ended by itself.
+// exitFailure describes a container that ended by itself, or has to be ended.
 func (i *instance) exitFailure(c cause) *failure {
-	if c == causeBroken {
-		return &failure{ReasonExited, fmt.Sprintf("the container was ended: %v", i.warm.conn.Err()) + ownersOnly(i.warm)}
+	switch c {
+	case causeBlocked:
+		f := &failure{reason: ReasonEventLoopBlocked, message: fmt.Sprintf(
+			"the function did not let its event loop run for more than %v: an endless or very long synchronous call", i.watchdog.limit)}
+		return f.ended(killed, i.leasedAt, time.Now())
+	case causeBroken:
+		f := &failure{reason: ReasonExited, message: fmt.Sprintf("the container was ended: %v", i.warm.conn.Err())}
+		if words := lastWords(i.warm.output.last()); words != "" {
+			f.message += "\n" + words
+		}
+		return f.ended(killed, i.leasedAt, time.Now())
+	default:
+		return exitFailure(i.warm, i.leasedAt)
 	}
-	return exitFailure(i.warm)
-}
-
-func exitFailure(w *warmContainer) *failure {
-	w.output.finish()
-	status := w.container.ExitStatus()
-	if status.OOMKilled {
-		return &failure{ReasonOutOfMemory, "the container used more memory than its limit; give the pod a larger resources.limits.memory"}
-	}
-	return &failure{ReasonExited, fmt.Sprintf("the container ended by itself (%v)", status) + ownersOnly(w)}
-}
-
-// ownersOnly is what a function wrote last, on a line of its own: a failure's
-// first line is what its callers are told, and a log is not for them.
-func ownersOnly(w *warmContainer) string {
-	words := lastWords(w.output.last())
-	if words == "" {
-		return ""
-	}
-	return "\n" + words
 }
 
 // drain lets what runs finish. It returns when the worker has nothing left to
-// do, or the grace period is over, or the worker is gone.
-func (i *instance) drain(ctx context.Context, grace time.Duration) error {
+// do, or the grace period is over, or the worker is gone, and reports whether
+// the function listens for SIGTERM.
+func (i *instance) drain(ctx context.Context, grace time.Duration) (sigterm bool, err error) {
 	// The worker gives up by itself after the grace; a second more for it to
 	// say so.
 	ctx, cancel := context.WithTimeoutCause(ctx, grace+time.Second, fmt.Errorf("it did not finish within its grace period of %v", grace))

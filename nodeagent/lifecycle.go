@@ -1,9 +1,6 @@
 package nodeagent
 
-import (
-	"errors"
-	"time"
-)
+import "time"
 
 // State is how a function pod is at this agent.
 type State int
@@ -33,29 +30,10 @@ const (
 	ReasonVolumeFailed         = "VolumeFailed"
 	ReasonRuntimeUnknown       = "RuntimeUnknown"
 	ReasonContainerStartFailed = "ContainerStartFailed"
-	ReasonOutOfMemory          = "OutOfMemory"
 	ReasonExited               = "Exited"
 	ReasonAssignmentRefused    = "AssignmentRefused"
 	ReasonLoadTimeout          = "LoadTimeout"
 )
-
-// failure is why a pod is not ready.
-type failure struct {
-	// reason is one CamelCase word. The first line of message is one sentence
-	// for people, callers included; further lines are for the pod's owner.
-	reason, message string
-}
-
-func (f *failure) Error() string { return f.reason + ": " + f.message }
-
-// asFailure finds the failure in an error's chain.
-func asFailure(err error) *failure {
-	var f *failure
-	if errors.As(err, &f) {
-		return f
-	}
-	return nil
-}
 
 // Delays between tries to bring a failed pod back, those of the kubelet's
 // CrashLoopBackOff: they double from the first to the last, and start over
@@ -81,8 +59,9 @@ type lifecycle struct {
 	failure *failure
 	// startedAt is when the pod first became ready at this agent.
 	startedAt time.Time
-	// restarts counts containers that ended by themselves.
-	restarts int
+	// ended counts containers that ended by themselves; last is the last of them.
+	ended int
+	last  *termination
 	// failures counts failed loads and deaths in a row; retryAt is when to try
 	// again, while Failed.
 	failures int
@@ -93,6 +72,15 @@ func newLifecycle() lifecycle { return lifecycle{state: Preparing} }
 
 // ready reports whether Kubernetes may send requests.
 func (l *lifecycle) ready() bool { return l.state == Active || l.state == Parked }
+
+// restarts is how often a container was started after one that had ended by
+// itself, as the kubelet counts. The next request of a pod that is ready does so.
+func (l *lifecycle) restarts() int {
+	if l.state == Failed {
+		return max(0, l.ended-1)
+	}
+	return l.ended
+}
 
 func (l *lifecycle) becameReady(now time.Time) {
 	l.failure, l.retryAt = nil, time.Time{}
@@ -126,6 +114,7 @@ func (l *lifecycle) parked() {
 
 // failed: the function does not load, or the pod cannot be prepared.
 func (l *lifecycle) failed(f *failure, now time.Time) {
+	l.terminated(f)
 	l.failures++
 	l.fail(f, backoff(l.failures), now)
 }
@@ -134,7 +123,7 @@ func (l *lifecycle) failed(f *failure, now time.Time) {
 // The first death is forgiven: the next request gets a fresh container. A pod
 // whose containers keep dying waits longer from time to time.
 func (l *lifecycle) exited(f *failure, lived time.Duration, now time.Time) {
-	l.restarts++
+	l.terminated(f)
 	if lived >= backoffReset {
 		l.failures = 0
 	}
@@ -144,6 +133,14 @@ func (l *lifecycle) exited(f *failure, lived time.Duration, now time.Time) {
 		return
 	}
 	l.fail(f, backoff(l.failures-1), now)
+}
+
+// terminated counts a failure that is the end of a container.
+func (l *lifecycle) terminated(f *failure) {
+	if f.end != nil {
+		l.ended++
+		l.last = f.end
+	}
 }
 
 func (l *lifecycle) fail(f *failure, delay time.Duration, now time.Time) {

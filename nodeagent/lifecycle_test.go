@@ -7,12 +7,14 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"sanfran.dev/nodeagent/container"
 	"sanfran.dev/nodeagent/workerconn"
 )
 
 func TestLifecycle(t *testing.T) {
 	start := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
-	f := &failure{"SyntaxError", "bad"}
+	f := (&failure{reason: "SyntaxError", message: "bad"}).ended(container.ExitStatus{Code: 1}, start, start)
+	notRun := &failure{reason: ReasonBundleFetchFailed, message: "none"}
 	type step struct {
 		what  string
 		do    func(l *lifecycle, now time.Time)
@@ -34,11 +36,12 @@ func TestLifecycle(t *testing.T) {
 		restarts int
 	}{
 		"parked from the start":         {[]step{prepared, activated, parked, activated}, 0},
-		"delays of loads grow":          {[]step{failed(10 * time.Second), failed(20 * time.Second), failed(40 * time.Second), failed(80 * time.Second), failed(160 * time.Second), failed(5 * time.Minute), failed(5 * time.Minute)}, 0},
-		"the first death is forgiven":   {[]step{activated, exited(time.Second, Parked, 0), activated, exited(time.Second, Failed, 10*time.Second), activated, exited(time.Second, Failed, 20*time.Second)}, 3},
-		"a long life starts over":       {[]step{activated, exited(time.Second, Parked, 0), activated, exited(10*time.Minute, Parked, 0), activated, exited(time.Second, Failed, 10*time.Second)}, 3},
+		"delays of loads grow":          {[]step{failed(10 * time.Second), failed(20 * time.Second), failed(40 * time.Second), failed(80 * time.Second), failed(160 * time.Second), failed(5 * time.Minute), failed(5 * time.Minute)}, 6},
+		"a pod without a container":     {[]step{{"not fetched", func(l *lifecycle, now time.Time) { l.failed(notRun, now) }, Failed, 10 * time.Second}, failed(20 * time.Second)}, 0},
+		"the first death is forgiven":   {[]step{activated, exited(time.Second, Parked, 0), activated, exited(time.Second, Failed, 10*time.Second), activated, exited(time.Second, Failed, 20*time.Second)}, 2},
+		"a long life starts over":       {[]step{activated, exited(time.Second, Parked, 0), activated, exited(10*time.Minute, Parked, 0), activated, exited(time.Second, Failed, 10*time.Second)}, 2},
 		"being idle once starts over":   {[]step{activated, exited(time.Second, Parked, 0), activated, parked, activated, exited(time.Second, Parked, 0)}, 2},
-		"prepared after it had failed":  {[]step{failed(10 * time.Second), prepared, failed(10 * time.Second)}, 0},
+		"prepared after it had failed":  {[]step{failed(10 * time.Second), prepared, failed(10 * time.Second)}, 1},
 		"prepared late changes nothing": {[]step{activated, {"prepared", (*lifecycle).prepared, Active, 0}}, 0},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -56,8 +59,8 @@ func TestLifecycle(t *testing.T) {
 					t.Errorf("step %d, %s: ready with a failure", i, s.what)
 				}
 			}
-			if l.restarts != tc.restarts {
-				t.Errorf("%d restarts, want %d", l.restarts, tc.restarts)
+			if l.restarts() != tc.restarts {
+				t.Errorf("%d restarts, want %d", l.restarts(), tc.restarts)
 			}
 		})
 	}

@@ -21,10 +21,14 @@ type metrics struct {
 	loadsFailed prometheus.Counter
 	ended       *prometheus.CounterVec
 	connected   prometheus.Gauge
+	loopDelay   *prometheus.HistogramVec
 }
 
 // coldBuckets are finest around the few milliseconds an activation should take.
 var coldBuckets = []float64{.0005, .001, .0015, .002, .0025, .003, .004, .006, .008, .012, .02, .05, .1, .25, .5, 1, 2.5, 5, 10, 30}
+
+// delayBuckets go from a slow request to the limit.
+var delayBuckets = []float64{.001, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30}
 
 func newMetrics() *metrics {
 	m := &metrics{
@@ -43,8 +47,10 @@ func newMetrics() *metrics {
 			Name: "sanfran_agent_leases_ended_total", Help: "Leases that ended, by cause."}, []string{"cause"}),
 		connected: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "sanfran_agent_control_plane_connected", Help: "1 while the stream to the control plane stands."}),
+		loopDelay: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name: "sanfran_agent_event_loop_delay_seconds", Help: "By how much functions' event loops were late at worst between two reports of their activity.", Buckets: delayBuckets}, []string{"runtime"}),
 	}
-	m.registry.MustRegister(m.requests, m.refused, m.acquiring, m.loading, m.loadsFailed, m.ended, m.connected,
+	m.registry.MustRegister(m.requests, m.refused, m.acquiring, m.loading, m.loadsFailed, m.ended, m.connected, m.loopDelay,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
@@ -61,6 +67,10 @@ func (m *metrics) activated(acquire, load time.Duration) {
 func (m *metrics) activationFailed() { m.loadsFailed.Inc() }
 
 func (m *metrics) instanceEnded(c cause) { m.ended.WithLabelValues(c.String()).Inc() }
+
+func (m *metrics) loopDelayed(runtime string, delay time.Duration) {
+	m.loopDelay.WithLabelValues(runtime).Observe(delay.Seconds())
+}
 
 // watch adds what is read when somebody asks.
 func (m *metrics) watch(a *Agent) { m.registry.MustRegister(stateCollector{a}) }

@@ -2,6 +2,7 @@ package nodeagent
 
 import (
 	"context"
+	"fmt"
 	"time"
 )
 
@@ -43,14 +44,15 @@ func (p *pod) park(i *instance) bool {
 // still comes to it, and only when it has finished it goes.
 func (p *pod) end(i *instance, c cause) {
 	now := time.Now()
-	if c == causeExited || c == causeBroken {
+	if c == causeExited || c == causeBroken || c == causeBlocked {
 		f := i.exitFailure(c)
 		p.log.Crashed(i.warm.output.lines)
+		i.fate.decide(f)
 		p.mu.Lock()
 		if p.detach(i) {
 			p.life.exited(f, now.Sub(i.leasedAt), now)
 			p.scheduleRetry(now)
-			p.agent.log.Warn("a container ended by itself", "pod", p.spec.PodUID, "name", p.spec.PodName, "reason", f.reason, "message", f.message, "restarts", p.life.restarts)
+			p.agent.log.Warn("a container ended by itself", "pod", p.spec.PodUID, "name", p.spec.PodName, "reason", f.reason, "message", f.message, "restarts", p.life.restarts())
 		}
 		p.mu.Unlock()
 	}
@@ -63,30 +65,77 @@ func (p *pod) end(i *instance, c cause) {
 
 	switch c {
 	case causeIdle:
-		p.drain(i, p.agent.cfg.DrainGrace)
+		_, drained := p.drain(i, p.agent.cfg.DrainGrace)
 		p.agent.linger(i)
+		if drained {
+			p.agent.terminate(i, parkedTermGrace)
+		}
 		p.agent.dispose(i)
 	case causeRetired:
-		p.drain(i, i.grace)
+		until := now.Add(i.grace)
+		listens, drained := p.drain(i, i.grace)
+		finish := func() {
+			p.agent.linger(i)
+			if drained {
+				p.agent.terminate(i, max(time.Until(until), leastTermGrace))
+			}
+			p.agent.dispose(i)
+		}
+		if listens {
+			finish() // what the function does at its end is still the pod's doing
+			break
+		}
 		// A pod that is deleted does not wait for routers; its container does,
 		// and until it is no more the pod's volumes stay.
 		p.remains.Add(1)
 		p.agent.tasks.follow(func() {
 			defer p.remains.Done()
-			p.agent.linger(i)
-			p.agent.dispose(i)
+			finish()
 		})
 	default:
 		p.agent.dispose(i)
 	}
 	p.mu.Lock()
+	p.remember(i, time.Now())
 	delete(p.instances, i)
 	p.mu.Unlock()
 }
 
-func (p *pod) drain(i *instance, grace time.Duration) {
-	if err := i.drain(p.agent.ctx, grace); err != nil {
+// drain lets what runs finish. It reports whether the function listens for
+// SIGTERM, and whether the worker has said that it has drained.
+func (p *pod) drain(i *instance, grace time.Duration) (listens, drained bool) {
+	listens, err := i.drain(p.agent.ctx, grace)
+	if err != nil {
 		p.agent.log.Warn("a container did not drain", "pod", p.spec.PodUID, "name", p.spec.PodName, "err", err)
+	}
+	if i.usage.inFlight() {
+		i.fate.decide(&failure{reason: ReasonGracePeriodOver, message: fmt.Sprintf(
+			"the request had not been answered when its container had to end, after %v of grace", grace)})
+	}
+	return listens, err == nil
+}
+
+const (
+	// parkedTermGrace is how long the listeners of SIGTERM have when a pod is
+	// parked; leastTermGrace is how long they have at least when it is deleted,
+	// as with the kubelet when other work took the grace period.
+	parkedTermGrace = 5 * time.Second
+	leastTermGrace  = 2 * time.Second
+)
+
+// terminate makes a drained container end as SIGTERM would, and waits for that
+// within grace.
+func (a *Agent) terminate(i *instance, grace time.Duration) {
+	if err := i.warm.conn.Terminate(); err != nil {
+		return // it has ended, or cannot be spoken to
+	}
+	timer := time.NewTimer(grace)
+	defer timer.Stop()
+	select {
+	case <-i.warm.container.Exited():
+	case <-timer.C:
+		a.log.Info("a container goes on after SIGTERM and is killed", "container", i.warm.container.ID(), "grace", grace)
+	case <-a.ctx.Done():
 	}
 }
 

@@ -52,6 +52,8 @@ type pod struct {
 	current *instance
 	// instances are all that live, those that drain included.
 	instances map[*instance]struct{}
+	// fates are instances that ended not long ago.
+	fates []keptFate
 	// attempt is the preparation or activation under way.
 	attempt *attempt
 	// waiting counts requests that wait for an attempt.
@@ -74,12 +76,14 @@ type attempt struct {
 
 // status is a pod as it is reported.
 type status struct {
-	PodUID    string
-	Epoch     Epoch
-	State     State
-	Failure   *failure
-	Instance  *instance
-	Restarts  int
+	PodUID   string
+	Epoch    Epoch
+	State    State
+	Failure  *failure
+	Instance *instance
+	Restarts int
+	// Last is how the last container ended that ended by itself; nil: none has.
+	Last      *termination
 	StartedAt time.Time
 	// Withdrawn pods are of no interest until they are Gone.
 	Withdrawn bool
@@ -90,7 +94,7 @@ func (p *pod) status() status {
 	defer p.mu.Unlock()
 	s := status{
 		PodUID: p.spec.PodUID, Epoch: p.epoch, State: p.life.state, Instance: p.current,
-		Restarts: p.life.restarts, StartedAt: p.life.startedAt, Withdrawn: p.withdrawn,
+		Restarts: p.life.restarts(), Last: p.life.last, StartedAt: p.life.startedAt, Withdrawn: p.withdrawn,
 	}
 	if p.life.state == Failed {
 		s.Failure = p.life.failure
@@ -204,7 +208,7 @@ func (p *pod) settle(err error, now time.Time) {
 	case f == nil && errors.Is(err, context.Canceled):
 		return // nobody waited any more
 	case f == nil:
-		f = &failure{ReasonContainerStartFailed, err.Error()}
+		f = &failure{reason: ReasonContainerStartFailed, message: err.Error()}
 	}
 	p.life.failed(f, now)
 	p.agent.log.Info("pod failed", "pod", p.spec.PodUID, "name", p.spec.PodName, "reason", f.reason, "message", f.message, "retryIn", p.life.retryAt.Sub(now))

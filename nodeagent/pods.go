@@ -66,7 +66,7 @@ func (ps *pods) all() []*pod {
 func (ps *pods) assign(a *Assignment) error {
 	err := ps.take(a)
 	if err != nil && !errors.Is(err, errStale) && !errors.Is(err, errWithdrawn) {
-		ps.agent.outbox.tell(status{PodUID: a.PodUID, Epoch: a.Epoch, State: Failed, Failure: &failure{ReasonAssignmentRefused, err.Error()}})
+		ps.agent.outbox.tell(status{PodUID: a.PodUID, Epoch: a.Epoch, State: Failed, Failure: &failure{reason: ReasonAssignmentRefused, message: err.Error()}})
 	}
 	return err
 }

@@ -67,7 +67,7 @@ func (st *stock) guard(w *warmContainer) {
 func (st *stock) Acquire(ctx context.Context, runtime string) (*warmContainer, error) {
 	p, ok := st.pools[runtime]
 	if !ok {
-		return nil, &failure{ReasonRuntimeUnknown, fmt.Sprintf("this node makes no containers of the runtime %q, only of %v", runtime, slices.Sorted(maps.Keys(st.pools)))}
+		return nil, &failure{reason: ReasonRuntimeUnknown, message: fmt.Sprintf("this node makes no containers of the runtime %q, only of %v", runtime, slices.Sorted(maps.Keys(st.pools)))}
 	}
 	return p.Acquire(ctx)
 }

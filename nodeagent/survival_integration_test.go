@@ -34,7 +34,7 @@ func TestAContainerThatDiesIsReplaced(t *testing.T) {
 	if code, _, _ := a.viaData(t, pod, "/die"); code != http.StatusBadGateway {
 		t.Errorf("the request that killed it again: %d, want 502", code)
 	}
-	if s := a.cp.waitState(pod, agentv1.PodState_POD_STATE_FAILED); s.GetReason() != ReasonExited || s.GetRestartCount() != 2 {
+	if s := a.cp.waitState(pod, agentv1.PodState_POD_STATE_FAILED); s.GetReason() != ReasonExited || s.GetRestartCount() != 1 {
 		t.Errorf("died twice: %v", s)
 	}
 }

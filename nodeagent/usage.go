@@ -48,7 +48,7 @@ func (u *usage) report(a workerconn.Activity, now time.Time) {
 }
 
 func (u *usage) settle(now time.Time) {
-	if u.ours == 0 && u.worker == (workerconn.Activity{}) {
+	if u.ours == 0 && !u.worker.Busy() {
 		u.idleSince = now
 	}
 }
@@ -61,4 +61,11 @@ func (u *usage) idleFor(now time.Time) time.Duration {
 		return -1
 	}
 	return now.Sub(u.idleSince)
+}
+
+// inFlight reports whether a request runs, as far as either book knows.
+func (u *usage) inFlight() bool {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.ours > 0 || u.worker.InFlight > 0
 }

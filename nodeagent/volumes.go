@@ -35,15 +35,15 @@ func makeVolumes(ctx context.Context, bundles Bundles, dir string, a *Assignment
 	}()
 	// Nobody but the agent walks through here: containers get binds.
 	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, &failure{ReasonVolumeFailed, fmt.Sprintf("make the pod's folder: %v", err)}
+		return nil, &failure{reason: ReasonVolumeFailed, message: fmt.Sprintf("make the pod's folder: %v", err)}
 	}
 	for i, m := range mounts {
 		if m.Bundle != "" {
 			b, err := bundles.Get(ctx, m.Bundle)
 			if errors.Is(err, bundle.ErrRefused) {
-				return nil, &failure{ReasonBundleRefused, err.Error()}
+				return nil, &failure{reason: ReasonBundleRefused, message: err.Error()}
 			} else if err != nil {
-				return nil, &failure{ReasonBundleFetchFailed, err.Error()}
+				return nil, &failure{reason: ReasonBundleFetchFailed, message: err.Error()}
 			}
 			v.bundles = append(v.bundles, b)
 			v.mounts = append(v.mounts, container.Mount{Source: b.Dir(), Target: m.Path, ReadOnly: true})
@@ -51,14 +51,14 @@ func makeVolumes(ctx context.Context, bundles Bundles, dir string, a *Assignment
 		}
 		mount, err := v.writeMount(i, m)
 		if err != nil {
-			return nil, &failure{ReasonVolumeFailed, fmt.Sprintf("the mount at %s: %v", m.Path, err)}
+			return nil, &failure{reason: ReasonVolumeFailed, message: fmt.Sprintf("the mount at %s: %v", m.Path, err)}
 		}
 		v.mounts = append(v.mounts, mount)
 	}
 	for target, content := range etcFiles(a) {
 		source := filepath.Join(dir, filepath.Base(target))
 		if err := os.WriteFile(source, []byte(content), 0o644); err != nil {
-			return nil, &failure{ReasonVolumeFailed, fmt.Sprintf("write %s: %v", target, err)}
+			return nil, &failure{reason: ReasonVolumeFailed, message: fmt.Sprintf("write %s: %v", target, err)}
 		}
 		v.mounts = append(v.mounts, container.Mount{Source: source, Target: target, ReadOnly: true})
 	}

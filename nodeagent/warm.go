@@ -50,7 +50,7 @@ type starter struct {
 func (s *starter) Start(ctx context.Context, runtime string) (_ *warmContainer, err error) {
 	root, ok := s.rootFS[runtime]
 	if !ok {
-		return nil, &failure{ReasonRuntimeUnknown, fmt.Sprintf("this node has no runtime %q", runtime)}
+		return nil, &failure{reason: ReasonRuntimeUnknown, message: fmt.Sprintf("this node has no runtime %q", runtime)}
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, s.bootTimeout, fmt.Errorf("the worker was not warm within %v", s.bootTimeout))
 	defer cancel()

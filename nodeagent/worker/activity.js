@@ -4,6 +4,8 @@
 
 // Function code may replace the globals later.
 const { setTimeout } = globalThis
+const { max, round } = Math
+const now = performance.now.bind(performance)
 
 /**
  * Least time between two reports, in milliseconds. A container that leaves
@@ -12,6 +14,16 @@ const { setTimeout } = globalThis
  * reports per interval.
  */
 const INTERVAL_MS = 50
+
+/** From how long a delay of the event loop on, in milliseconds, it is told by itself. */
+const TOLD_DELAY_MS = 10
+
+/**
+ * How late the report's timer may be, in milliseconds, before a request that
+ * begins makes the report in its stead: then the event loop goes round slowly,
+ * but it is not stuck in one call.
+ */
+const OVERDUE_MS = 1_000
 
 /** Counts requests in flight and open direct connections, and reports changes. */
 class Activity {
@@ -22,8 +34,11 @@ class Activity {
   #report
   #reported = { inFlight: 0, direct: 0 }
   #armed = false
+  #due = 0 // when the timer shall fire
+  #overdueSince = 0
+  #delay = 0 // the longest since the last report
 
-  /** @param {(activity: {inFlight: number, direct: number}) => void} report */
+  /** @param {(activity: {inFlight: number, direct: number, delayMs?: number}) => void} report */
   constructor(report) {
     this.#report = report
   }
@@ -33,29 +48,45 @@ class Activity {
     this.inFlight += inFlight
     this.direct += direct
     const { inFlight: r, direct: d } = this.#reported
-    if (this.inFlight > 0 && r === 0 || this.direct > 0 && d === 0) this.#send()
-    this.#arm()
+    if (this.inFlight > 0 && r === 0 || this.direct > 0 && d === 0) this.send()
+    if (!this.#armed) this.#arm()
+    else if (inFlight > 0) this.#sendIfOverdue()
     this.changed?.()
   }
 
+  /** Reports now, for example because the agent asked. */
+  send() {
+    this.#reported = { inFlight: this.inFlight, direct: this.direct }
+    const delay = this.#delay
+    this.#delay = 0
+    this.#report(delay < 1 ? this.#reported : { ...this.#reported, delayMs: round(delay) })
+  }
+
   // One timer at a time; when it fires, the numbers of that moment are told if
-  // they are not those told last.
+  // they are not those told last. How late it fires is the event loop's delay:
+  // measured while something happens, and never by waking an idle process.
   #arm() {
-    if (this.#armed) return
     this.#armed = true
+    this.#due = this.#overdueSince = now() + INTERVAL_MS
     setTimeout(() => {
       this.#armed = false
+      const delay = now() - this.#due
+      this.#delay = max(this.#delay, delay)
       const { inFlight, direct } = this.#reported
-      if (this.inFlight === inFlight && this.direct === direct) return
-      this.#send()
-      this.#arm()
+      const same = this.inFlight === inFlight && this.direct === direct
+      if (same && delay < TOLD_DELAY_MS) return
+      this.send()
+      if (!same) this.#arm()
     }, INTERVAL_MS).unref()
   }
 
-  #send() {
-    this.#reported = { inFlight: this.inFlight, direct: this.direct }
-    this.#report(this.#reported)
+  #sendIfOverdue() {
+    const time = now()
+    if (time - this.#overdueSince < OVERDUE_MS) return
+    this.#overdueSince = time
+    this.#delay = max(this.#delay, time - this.#due)
+    this.send()
   }
 }
 
-module.exports = { Activity, INTERVAL_MS }
+module.exports = { Activity, INTERVAL_MS, OVERDUE_MS }

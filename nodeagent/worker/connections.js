@@ -41,6 +41,8 @@ class Connection {
   direct = false
   /** Requests in flight on it. */
   active = 0
+  /** Whether a request on it was told, or will be, that it is the last one. */
+  closing = false
   closed = false
   idleSince = now()
   idleLimit = FIRST_REQUEST_MS
@@ -57,10 +59,11 @@ class Connections {
   #activity
   #podAddress = ''
   #activated = false
-  #waiting = new Set()
+  #sockets = new Set()
   #direct = new Map()
   #sweeper
   #draining = false
+  #released = false
 
   /** @param {import('./activity.js').Activity} activity is told what begins and ends */
   constructor(activity) {
@@ -71,7 +74,6 @@ class Connections {
   add(socket) {
     const connection = this.#register(socket)
     if (this.#activated) this.#classify(socket, connection)
-    else this.#waiting.add(socket)
   }
 
   /** Takes in a gateway's connection to a server of the function's. */
@@ -85,8 +87,7 @@ class Connections {
   activate(podAddress) {
     this.#podAddress = podAddress
     this.#activated = true
-    for (const socket of this.#waiting) this.#classify(socket, Stamp.get(socket))
-    this.#waiting.clear()
+    for (const socket of this.#sockets) this.#classify(socket, Stamp.get(socket))
   }
 
   /** The connection of a request's socket. */
@@ -122,12 +123,20 @@ class Connections {
     Stamp.put(socket, connection)
     socket.on('close', () => {
       connection.closed = true
-      this.#waiting.delete(socket)
+      this.#sockets.delete(socket)
       const direct = this.#direct.delete(socket) ? 1 : 0
       if (connection.active > 0 || direct > 0) this.#activity.change(-connection.active, -direct)
       connection.active = 0
     })
+    this.#sockets.add(socket)
+    if (this.#released) socket.unref()
     return connection
+  }
+
+  /** From now on no connection keeps the process alive; they stay open. */
+  release() {
+    this.#released = true
+    for (const socket of this.#sockets) socket.unref()
   }
 
   #classify(socket, connection) {

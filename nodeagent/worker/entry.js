@@ -54,6 +54,9 @@ function findEntry({ file, folder, manifest }) {
   return { file, folder, module: isModule(file, folder, manifest) }
 }
 
+/** The bundle's folder that an entry is, or is in. */
+const folderOf = (entry) => (fs.statSync(entry, { throwIfNoEntry: false })?.isDirectory() === false ? path.dirname(entry) : entry)
+
 function fileOf(folder, manifest) {
   const exports = manifest?.exports
   const target = exports === undefined ? undefined : exported(exports, IMPORTING) ?? exported(exports, REQUIRING)
@@ -112,4 +115,4 @@ function isModule(file, folder, manifest) {
 
 const isFile = (file) => fs.statSync(file, { throwIfNoEntry: false })?.isFile() === true
 
-module.exports = { findEntry, lookAt, CANDIDATES }
+module.exports = { findEntry, folderOf, lookAt, CANDIDATES }

@@ -66,6 +66,34 @@ function failureOf(thrown, folder, file) {
 const more = (thrown) => (thrown.code !== 'ERR_UNSUPPORTED_TYPESCRIPT_SYNTAX' ? ''
   : '; of TypeScript only types that can be erased are supported: no enum, namespace with code, parameter property or import =')
 
+/**
+ * Finds out what an error says that nobody caught while the function ran.
+ *
+ * @param {unknown} thrown
+ * @param {boolean} rejected whether it is that of a rejected promise
+ * @param {string} folder the bundle's
+ * @returns {{reason: string, message: string, trace: string}}
+ */
+function deathOf(thrown, rejected, folder) {
+  return {
+    reason: rejected ? 'UnhandledRejection' : 'UncaughtException',
+    message: summary(thrown) + whereOf(thrown, folder),
+    trace: traceOf(thrown),
+  }
+}
+
+/**
+ * What a call of process.exit is, seen from within it.
+ *
+ * @param {number} code
+ * @param {string} folder the bundle's
+ * @returns {{reason: string, message: string, trace: string}}
+ */
+function exitOf(code, folder) {
+  const here = new Error(`process.exit(${code})`)
+  return { reason: 'Exited', message: `process.exit(${code}) was called` + whereOf(here, folder), trace: traceOf(here) }
+}
+
 const missing = (wanted, importer) => `cannot find module '${wanted}'` + (importer ? `, imported by ${importer}` : '')
 
 const firstLine = (text) => String(text).split('\n', 1)[0]
@@ -102,4 +130,4 @@ function whereOf(thrown, folder) {
   return ''
 }
 
-module.exports = { Failure, failureOf }
+module.exports = { Failure, deathOf, exitOf, failureOf }

@@ -7,6 +7,7 @@ const path = require('node:path')
 const { pathToFileURL } = require('node:url')
 
 const { handlerOf } = require('./contracts.js')
+const { watchEnd } = require('./ending.js')
 const { findEntry, lookAt } = require('./entry.js')
 const { Failure, failureOf } = require('./failure.js')
 const { NoHandler } = require('./no-handler.js')
@@ -216,25 +217,16 @@ function within(promise, ms, error) {
   })
 }
 
-// Hears of the process ending by process.exit or an uncaught error, without a
-// listener that would change what Node does then.
+// Hears of the process ending while the module loads.
 function watchExit(died, folder) {
-  const { reallyExit } = process
-  process.reallyExit = (code) => {
-    died(new Failure('Exited', `process.exit(${code ?? 0}) was called while the function was loading`))
-    reallyExit.call(process, code)
-  }
-  const monitor = (error) => {
-    if (process.listenerCount('uncaughtException') > 0 || process.hasUncaughtExceptionCaptureCallback()) return
-    const failure = failureOf(error, folder())
-    failure.printed = true // by Node itself
-    died(failure)
-  }
-  process.on('uncaughtExceptionMonitor', monitor)
-  return () => {
-    process.reallyExit = reallyExit
-    process.off('uncaughtExceptionMonitor', monitor)
-  }
+  return watchEnd({
+    exits: (code) => died(new Failure('Exited', `process.exit(${code}) was called while the function was loading`)),
+    dies(error) {
+      const failure = failureOf(error, folder())
+      failure.printed = true // by Node itself
+      died(failure)
+    },
+  })
 }
 
 module.exports = { load, PROGRAM }

@@ -8,6 +8,9 @@ const openStderr = require('./stderr.js').keepClosed()
 
 const { writeLog } = require('./answers.js')
 const { Control } = require('./control.js')
+const { hearsTerm, terminate, watchEnd } = require('./ending.js')
+const { folderOf } = require('./entry.js')
+const { deathOf, exitOf } = require('./failure.js')
 const { leaseOf } = require('./lease.js')
 const { load, PROGRAM } = require('./load.js')
 const { Listening } = require('./listening.js')
@@ -27,6 +30,7 @@ const MAX_MESSAGE = 4 << 10
 const MAX_STACK = 32 << 10
 
 const { Promise, setTimeout } = globalThis
+const { getBuiltinModule } = process
 const { apply } = Reflect
 const { slice } = String.prototype
 const now = performance.now.bind(performance)
@@ -52,7 +56,8 @@ async function boot() {
   await warmUp()
   openStderr()
   installLog()
-  server = new FunctionServer(({ inFlight, direct }) => control.send({ type: 'activity', inFlight, direct }))
+  server = new FunctionServer((activity) =>
+    control.send(debugged ? { type: 'activity', ...activity, debugger: true } : { type: 'activity', ...activity }))
   server.http.listen({ fd: LISTENER_FD }, () => {
     listening = new Listening(server, () => state === 'loading')
     state = 'warm'
@@ -66,14 +71,25 @@ function receive(message) {
     activate(message)
   } else if (message.type === 'drain' && (state === 'ready' || state === 'loading')) {
     state = 'draining'
-    server.drain(message.graceMs).then(() => control.send({ type: 'drained' }))
+    server.drain(message.graceMs).then(() => control.send({ type: 'drained', sigterm: hearsTerm() }))
+  } else if (message.type === 'ping' && state !== 'warm') {
+    debugged = isDebugged()
+    server.report()
+  } else if (message.type === 'terminate' && (state === 'ready' || state === 'draining')) {
+    state = 'terminating'
+    server.release()
+    terminate(exit)
   } else if (message.type === 'drain' && state === 'warm') {
-    control.send({ type: 'drained' })
+    control.send({ type: 'drained', sigterm: false })
   } else if (message.type !== 'drain') {
     report(`the control protocol is broken: ${message.type} while ${state}`)
     exit(1)
   }
 }
+
+// A function that is being debugged may stand still for as long as it likes.
+let debugged = false
+const isDebugged = () => apply(getBuiltinModule, process, ['node:inspector']).url() !== undefined
 
 function activate({ entry, env, loadTimeoutMs, command, workingDir, port, ...rest }) {
   const began = now()
@@ -87,11 +103,16 @@ function activate({ entry, env, loadTimeoutMs, command, workingDir, port, ...res
     failed(failure)
     return
   }
-  if (handler instanceof Promise) handler.then((handler) => ready(handler, began), failed)
-  else ready(handler, began)
+  const folder = folderOf(entry)
+  if (handler instanceof Promise) handler.then((handler) => ready(handler, folder, began), failed)
+  else ready(handler, folder, began)
 }
 
-function ready(handler, began) {
+function ready(handler, folder, began) {
+  watchEnd({
+    exits: (code) => ending(exitOf(code, folder)),
+    dies: (error, rejected) => ending(deathOf(error, rejected, folder)),
+  })
   refresh()
   if (handler === PROGRAM) server.serveProgram()
   else server.serve(handler)
@@ -99,13 +120,25 @@ function ready(handler, began) {
   control.send({ type: 'ready', loadMs: now() - began, kind: handler === PROGRAM ? 'server' : 'handler' })
 }
 
-let hasFailed = false
+let hasEnded = false
 function failed(failure) {
-  if (hasFailed) return
-  hasFailed = true
+  if (hasEnded) return
+  hasEnded = true
   if (!failure.printed) writeLog(failure.trace + '\n')
-  const message = apply(slice, failure.message, [0, MAX_MESSAGE])
-  const stack = apply(slice, failure.trace, [0, MAX_STACK])
-  control.send({ type: 'failed', reason: failure.reason, message, stack }, () => exit(1))
+  tellEnd('failed', failure, () => exit(1))
   setTimeout(() => exit(1), FAILED_EXIT_MS)
+}
+
+// The process ends by the function's doing. What the agent made end is no news
+// to it.
+function ending(death) {
+  if (hasEnded || state === 'terminating') return
+  hasEnded = true
+  tellEnd('ending', death)
+}
+
+function tellEnd(type, { reason, message, trace }, written) {
+  control.send({
+    type, reason, message: apply(slice, message, [0, MAX_MESSAGE]), stack: apply(slice, trace, [0, MAX_STACK]),
+  }, written)
 }

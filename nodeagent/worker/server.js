@@ -44,7 +44,7 @@ class FunctionServer {
   /** The server of the function's that connections are given to, if there is one. */
   #own = null
 
-  /** @param {(activity: {inFlight: number, direct: number}) => void} report */
+  /** @param {(activity: {inFlight: number, direct: number, delayMs?: number}) => void} report */
   constructor(report) {
     this.#activity = new Activity(report)
     this.#connections = new Connections(this.#activity)
@@ -154,6 +154,20 @@ class FunctionServer {
     clearInterval(closing)
   }
 
+  /** Tells the agent now how busy this container is. */
+  report() {
+    this.#activity.send()
+  }
+
+  /**
+   * From now on refusing what still comes does not keep the process alive. The
+   * connections of a server of the function's are its own affair.
+   */
+  release() {
+    this.http.unref()
+    if (this.#own === null) this.#connections.release()
+  }
+
   #hold = (promise) => {
     this.#activity.change(1, 0)
     promise.then(() => this.#activity.change(-1, 0))
@@ -189,8 +203,14 @@ class FunctionServer {
       return answerError(req, res, 503, 'NotActivated', 'this container serves no function yet')
     }
     if (connection.direct) {
+      // What a client sends after a request whose answer will say "close" must
+      // not be processed: its answer could not be sent (RFC 9112, section 9.6).
+      if (connection.closing) return
       res._keepAliveTimeout = KEEP_ALIVE_MS // only tells the client, in Keep-Alive
-      if (this.#draining) res.shouldKeepAlive = false
+      if (this.#draining) {
+        res.shouldKeepAlive = false
+        connection.closing = true
+      }
     } else if (this.#draining || this.#handler === null || this.#own?.listening === false || !equalInConstantTime(lease.id, FunctionRequest.lease(req))) {
       return refuse(res, lease.nonce)
     }

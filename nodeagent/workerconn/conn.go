@@ -51,7 +51,12 @@ type Conn struct {
 	// compiled is not nil while the worker is asked to write what V8 has
 	// compiled, and closed when it has.
 	compiled chan struct{}
-	err      error
+	// heard is when the worker last said anything.
+	heard time.Time
+	// sigterm says, once drained, that the function listens for SIGTERM.
+	sigterm bool
+	ending  *Ending
+	err     error
 }
 
 // state is how far the conversation has come.
@@ -65,6 +70,7 @@ const (
 	failed
 	draining
 	drained
+	terminating
 )
 
 // Pair makes a connected pair of sockets: the agent's Conn, and the file that
@@ -93,7 +99,7 @@ func New(sock net.Conn, onActivity func(Activity)) *Conn {
 	c := &Conn{
 		sock: sock, onActivity: onActivity,
 		warm: make(chan struct{}), loaded: make(chan struct{}),
-		drained: make(chan struct{}), done: make(chan struct{}),
+		drained: make(chan struct{}), done: make(chan struct{}), heard: time.Now(),
 	}
 	go c.read()
 	return c
@@ -121,6 +127,21 @@ func (c *Conn) Activity() Activity {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.last
+}
+
+// Heard is when the worker last said anything.
+func (c *Conn) Heard() time.Time {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.heard
+}
+
+// Ending is the worker's last word, or nil if it has said none. It is complete
+// once Done is closed.
+func (c *Conn) Ending() *Ending {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.ending
 }
 
 // WaitWarm returns when the worker has booted.
@@ -186,16 +207,42 @@ func (c *Conn) Activate(ctx context.Context, a Activation) (time.Duration, error
 }
 
 // Drain tells the worker to finish what runs within grace and waits until it
-// has. It may be called once, after Activate succeeded.
-func (c *Conn) Drain(ctx context.Context, grace time.Duration) error {
+// has. It reports whether the function listens for SIGTERM. It may be called
+// once, after Activate succeeded.
+func (c *Conn) Drain(ctx context.Context, grace time.Duration) (sigterm bool, err error) {
 	if err := c.advance(ready, draining); err != nil {
-		return err
+		return false, err
 	}
 	if err := c.send(drainMessage{Type: "drain", GraceMs: grace.Milliseconds()}); err != nil {
+		return false, err
+	}
+	if err := c.wait(ctx, c.drained, "drain"); err != nil {
+		return false, err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.sigterm, nil
+}
+
+// Terminate tells a worker that has been told to drain to end as a program
+// does that gets SIGTERM. That it ends is seen by its container. It may be
+// called once.
+func (c *Conn) Terminate() error {
+	c.mu.Lock()
+	from := c.state
+	c.mu.Unlock()
+	if from != draining { // it may be stuck, or its grace period over
+		from = drained
+	}
+	if err := c.advance(from, terminating); err != nil {
 		return err
 	}
-	return c.wait(ctx, c.drained, "drain")
+	return c.send(bareMessage{Type: "terminate"})
 }
+
+// Ping asks the worker for a sign of life, which Heard shows. It does not wait
+// for it. Whoever calls it again before that fills the worker's socket in time.
+func (c *Conn) Ping() error { return c.send(bareMessage{Type: "ping"}) }
 
 // wait waits for one of the worker's answers.
 func (c *Conn) wait(ctx context.Context, answer <-chan struct{}, what string) error {
@@ -294,6 +341,7 @@ func (c *Conn) read() {
 // receive moves the worker's half of the conversation on.
 func (c *Conn) receive(m message) error {
 	c.mu.Lock()
+	c.heard = time.Now()
 	switch {
 	case m.Type == "warm" && c.state == booting:
 		c.state, c.cache = warm, m.CompileCache
@@ -305,13 +353,17 @@ func (c *Conn) receive(m message) error {
 		c.state, c.failed = failed, m.loadError()
 		close(c.loaded)
 	case m.Type == "drained" && c.state == draining:
-		c.state = drained
+		c.state, c.sigterm = drained, m.SIGTERM
 		close(c.drained)
 	case m.Type == "compiled" && c.compiled != nil:
 		close(c.compiled)
 		c.compiled = nil
+	case m.Type == "drained" && c.state == terminating:
+		// Its grace period was over before it was.
+	case m.Type == "ending" && c.state >= ready && c.state != failed && c.ending == nil:
+		c.ending = m.ending()
 	case m.Type == "activity" && c.state >= warm: // strangers may connect before there is a lease
-		c.last = Activity{InFlight: m.InFlight, Direct: m.Direct}
+		c.last = m.activity()
 		last := c.last
 		c.mu.Unlock()
 		if c.onActivity != nil {

@@ -77,11 +77,20 @@ func TestWholeLife(t *testing.T) {
 		if diff := cmp.Diff(want, p.hear()); diff != "" {
 			p.t.Errorf("activate (-want +got):\n%s", diff)
 		}
-		p.say(`{"type":"ready","loadMs":1.5}`, `{"type":"activity","inFlight":2,"direct":1}`, `{"type":"activity","inFlight":0,"direct":0}`)
+		p.say(`{"type":"ready","loadMs":1.5}`, `{"type":"activity","inFlight":2,"direct":1,"delayMs":40}`)
+		if diff := cmp.Diff(map[string]any{"type": "ping"}, p.hear()); diff != "" {
+			p.t.Errorf("ping (-want +got):\n%s", diff)
+		}
+		p.say(`{"type":"activity","inFlight":0,"direct":0}`)
 		if diff := cmp.Diff(map[string]any{"type": "drain", "graceMs": 30000.0}, p.hear()); diff != "" {
 			p.t.Errorf("drain (-want +got):\n%s", diff)
 		}
-		p.say(`{"type":"drained"}`)
+		p.say(`{"type":"drained","sigterm":true}`)
+		if diff := cmp.Diff(map[string]any{"type": "terminate"}, p.hear()); diff != "" {
+			p.t.Errorf("terminate (-want +got):\n%s", diff)
+		}
+		p.say(`{"type":"ending","reason":"UncaughtException","message":"Error: late","stack":"at x"}`)
+		p.sock.Close()
 	}()
 	if err := c.WaitWarm(t.Context()); err != nil {
 		t.Fatal(err)
@@ -93,14 +102,48 @@ func TestWholeLife(t *testing.T) {
 	if err != nil || load != 1500*time.Microsecond {
 		t.Fatalf("activate: %v, %v", load, err)
 	}
-	if a := <-reports; a != (Activity{InFlight: 2, Direct: 1}) {
+	if a := <-reports; a != (Activity{InFlight: 2, Direct: 1, LoopDelay: 40 * time.Millisecond}) || !a.Busy() {
 		t.Errorf("first report: %+v", a)
+	}
+	pinged := time.Now()
+	if err := c.Ping(); err != nil {
+		t.Fatal(err)
 	}
 	if a := <-reports; a != (Activity{}) || c.Activity() != a {
 		t.Errorf("second report: %+v, kept %+v", a, c.Activity())
 	}
-	if err := c.Drain(t.Context(), 30*time.Second); err != nil {
+	if c.Heard().Before(pinged) {
+		t.Errorf("heard last at %v, pinged at %v", c.Heard(), pinged)
+	}
+	if sigterm, err := c.Drain(t.Context(), 30*time.Second); err != nil || !sigterm {
+		t.Fatalf("drain: %v, %v", sigterm, err)
+	}
+	if err := c.Terminate(); err != nil {
 		t.Fatal(err)
+	}
+	<-c.Done()
+	if diff := cmp.Diff(&Ending{"UncaughtException", "Error: late", "at x"}, c.Ending()); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestALastWordIsMadeFitToShow(t *testing.T) {
+	c, p := connect(t, nil)
+	go func() {
+		p.say(`{"type":"warm"}`)
+		p.hear()
+		p.say(`{"type":"ready"}`, `{"type":"ending","reason":"OOMKilled","message":"a\nb"}`)
+		p.sock.Close()
+	}()
+	if err := c.WaitWarm(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Activate(t.Context(), Activation{}); err != nil {
+		t.Fatal(err)
+	}
+	<-c.Done()
+	if diff := cmp.Diff(&Ending{"Exited", "a b", ""}, c.Ending()); diff != "" {
+		t.Error(diff)
 	}
 }
 
@@ -148,6 +191,9 @@ func TestHostilePeersEndTheConnection(t *testing.T) {
 		"activity unasked":    {`{"type":"activity","inFlight":1}`},
 		"wrong field type":    {`{"type":["warm"]}`},
 		"negative count":      {`{"type":"activity","inFlight":-1}`},
+		"negative delay":      {`{"type":"warm"}`, `{"type":"activity","delayMs":-1}`},
+		"huge delay":          {`{"type":"warm"}`, `{"type":"activity","delayMs":1e300}`},
+		"ending unasked":      {`{"type":"warm"}`, `{"type":"ending","reason":"Exited"}`},
 		"huge count":          {`{"type":"activity","direct":99999999999999}`},
 		"line without an end": {strings.Repeat("x", maxLine+1)},
 		"deep nesting":        {strings.Repeat("[", 200_000)},
@@ -209,7 +255,7 @@ func TestWaitsEndWithTheWorker(t *testing.T) {
 	if _, err := c.Activate(t.Context(), Activation{}); !errors.Is(err, io.EOF) {
 		t.Errorf("activate: %v, want io.EOF", err)
 	}
-	if err := c.Drain(t.Context(), time.Second); !errors.Is(err, io.EOF) {
+	if _, err := c.Drain(t.Context(), time.Second); !errors.Is(err, io.EOF) {
 		t.Errorf("drain: %v, want io.EOF", err)
 	}
 }
@@ -228,8 +274,11 @@ func TestOutOfOrderCallsAreErrors(t *testing.T) {
 	if _, err := c.Activate(t.Context(), Activation{}); err == nil {
 		t.Error("activated a worker that was not warm")
 	}
-	if err := c.Drain(t.Context(), time.Second); err == nil {
+	if _, err := c.Drain(t.Context(), time.Second); err == nil {
 		t.Error("drained a worker that was not active")
+	}
+	if err := c.Terminate(); err == nil {
+		t.Error("terminated a worker that was not drained")
 	}
 }
 

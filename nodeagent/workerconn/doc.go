@@ -4,7 +4,10 @@
 //
 // The order of a container's life is: the worker says "warm"; the agent says
 // "activate"; the worker says "ready" or "failed"; then reports "activity" as
-// it changes; the agent says "drain"; the worker says "drained".
+// it changes; the agent says "drain"; the worker says "drained"; the agent says
+// "terminate", and the worker ends. Whenever the function runs, the agent may
+// say "ping", which is answered by "activity", and the worker may say once that
+// it is "ending".
 //
 // The worker shares its process with the function's code, so whatever arrives
 // is hostile input. A line that is too long, is not JSON, has an unknown type,

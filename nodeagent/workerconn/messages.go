@@ -29,8 +29,14 @@ const (
 // reasons, or make metrics by reason grow without end.
 var reasons = []string{"SyntaxError", "ModuleNotFound", "NoHandler", "LoadError", "LoadTimeout", "Exited"}
 
-// maxCount bounds the numbers of an activity report.
-const maxCount = 1 << 20
+// ends are all that a worker may give for the end of a function that ran.
+var ends = []string{"UncaughtException", "UnhandledRejection", "Exited"}
+
+// Bounds of an activity report's numbers.
+const (
+	maxCount   = 1 << 20
+	maxDelayMs = 24 * 60 * 60 * 1000
+)
 
 // Activation tells a warm worker which function it is from now on.
 type Activation struct {
@@ -61,6 +67,23 @@ type Activity struct {
 	InFlight int
 	// Direct counts open connections to the pod's own address.
 	Direct int
+	// LoopDelay is by how much the worker's event loop was late at worst since
+	// the report before.
+	LoopDelay time.Duration
+	// Debugger says that an inspector is open: the worker may stand still.
+	Debugger bool
+}
+
+// Busy reports whether anything is going on.
+func (a Activity) Busy() bool { return a.InFlight > 0 || a.Direct > 0 }
+
+// Ending is a worker's last word: the function itself ends the process.
+type Ending struct {
+	// Reason is UncaughtException, UnhandledRejection or Exited.
+	Reason string
+	// Message is one line naming file and line where there is one.
+	Message string
+	Stack   string
 }
 
 // CompileCache is where a worker looks for what V8 has compiled before.
@@ -96,6 +119,13 @@ type message struct {
 	Direct   int     `json:"direct"`
 	// CompileCache comes with "warm".
 	CompileCache CompileCache `json:"compileCache"`
+	DelayMs      float64      `json:"delayMs"`
+	Debugger     bool         `json:"debugger"`
+	SIGTERM      bool         `json:"sigterm"`
+}
+
+func (m message) activity() Activity {
+	return Activity{InFlight: m.InFlight, Direct: m.Direct, LoopDelay: time.Duration(m.DelayMs * float64(time.Millisecond)), Debugger: m.Debugger}
 }
 
 func parse(line []byte) (message, error) {
@@ -106,18 +136,34 @@ func parse(line []byte) (message, error) {
 	if m.InFlight < 0 || m.InFlight > maxCount || m.Direct < 0 || m.Direct > maxCount {
 		return m, fmt.Errorf("%w: activity %d, %d is out of range", ErrProtocol, m.InFlight, m.Direct)
 	}
+	if m.DelayMs < 0 || m.DelayMs > maxDelayMs {
+		return m, fmt.Errorf("%w: an event loop's delay of %v ms is out of range", ErrProtocol, m.DelayMs)
+	}
 	return m, nil
 }
 
 // loadError makes a failure fit to be shown to people and to Kubernetes.
 func (m message) loadError() *LoadError {
-	e := &LoadError{
+	e := LoadError(m.lastWord(reasons, "LoadError"))
+	return &e
+}
+
+// ending makes a last word fit to be shown.
+func (m message) ending() *Ending {
+	e := m.lastWord(ends, "Exited")
+	return &e
+}
+
+// lastWord bounds what the worker says, and makes a reason that is not among
+// those it may give the other one.
+func (m message) lastWord(known []string, otherwise string) Ending {
+	e := Ending{
 		Reason:  m.Reason,
 		Message: strings.Map(printable, cut(m.Message, maxMessage)),
 		Stack:   cut(m.Stack, maxStack),
 	}
-	if !slices.Contains(reasons, e.Reason) {
-		e.Reason = "LoadError"
+	if !slices.Contains(known, e.Reason) {
+		e.Reason = otherwise
 	}
 	if e.Message == "" {
 		e.Message = "the worker gave no message"
@@ -157,4 +203,9 @@ type compileMessage struct {
 type drainMessage struct {
 	Type    string `json:"type"`
 	GraceMs int64  `json:"graceMs"`
+}
+
+// A bareMessage has nothing but its type.
+type bareMessage struct {
+	Type string `json:"type"`
 }

@@ -1245,16 +1245,21 @@ type PodStatus struct {
 	// One CamelCase word, for FAILED and PREPARING: SyntaxError, ModuleNotFound,
 	// LoadTimeout, BundleFetchFailed, …
 	Reason string `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
-	// One human sentence, with the first lines of the stack where there is one.
+	// Its first line is one human sentence; further lines are for the pod's owner:
+	// the first lines of the stack, the end of the output.
 	Message string `protobuf:"bytes,5,opt,name=message,proto3" json:"message,omitempty"`
 	// Set while ACTIVE.
 	Instance *Instance `protobuf:"bytes,6,opt,name=instance,proto3" json:"instance,omitempty"`
-	// How often a container of this pod ended by itself.
+	// How often a container of this pod was started after one that had ended by
+	// itself, or is with the next request.
 	RestartCount int32 `protobuf:"varint,7,opt,name=restart_count,json=restartCount,proto3" json:"restart_count,omitempty"`
 	// When the pod first became ready at this agent.
-	StartedAt     *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=started_at,json=startedAt,proto3" json:"started_at,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	StartedAt *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=started_at,json=startedAt,proto3" json:"started_at,omitempty"`
+	// How the last container ended that ended by itself at this agent; absent if
+	// none has. Containers that were parked are none of these.
+	LastTermination *Termination `protobuf:"bytes,9,opt,name=last_termination,json=lastTermination,proto3" json:"last_termination,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *PodStatus) Reset() {
@@ -1343,6 +1348,104 @@ func (x *PodStatus) GetStartedAt() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *PodStatus) GetLastTermination() *Termination {
+	if x != nil {
+		return x.LastTermination
+	}
+	return nil
+}
+
+// Termination is the end of a container.
+type Termination struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// One CamelCase word: a reason of a pod that does not load, or OOMKilled,
+	// HeapOutOfMemory, EventLoopBlocked, UncaughtException, UnhandledRejection,
+	// Exited.
+	Reason string `protobuf:"bytes,1,opt,name=reason,proto3" json:"reason,omitempty"`
+	// As PodStatus.message.
+	Message string `protobuf:"bytes,2,opt,name=message,proto3" json:"message,omitempty"`
+	// What the program exited with; 128 + signal if a signal ended it.
+	ExitCode int32 `protobuf:"varint,3,opt,name=exit_code,json=exitCode,proto3" json:"exit_code,omitempty"`
+	Signal   int32 `protobuf:"varint,4,opt,name=signal,proto3" json:"signal,omitempty"`
+	// When the container became the pod's.
+	StartedAt     *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=started_at,json=startedAt,proto3" json:"started_at,omitempty"`
+	FinishedAt    *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=finished_at,json=finishedAt,proto3" json:"finished_at,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Termination) Reset() {
+	*x = Termination{}
+	mi := &file_sanfran_agent_v1_agent_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Termination) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Termination) ProtoMessage() {}
+
+func (x *Termination) ProtoReflect() protoreflect.Message {
+	mi := &file_sanfran_agent_v1_agent_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Termination.ProtoReflect.Descriptor instead.
+func (*Termination) Descriptor() ([]byte, []int) {
+	return file_sanfran_agent_v1_agent_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *Termination) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *Termination) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
+}
+
+func (x *Termination) GetExitCode() int32 {
+	if x != nil {
+		return x.ExitCode
+	}
+	return 0
+}
+
+func (x *Termination) GetSignal() int32 {
+	if x != nil {
+		return x.Signal
+	}
+	return 0
+}
+
+func (x *Termination) GetStartedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.StartedAt
+	}
+	return nil
+}
+
+func (x *Termination) GetFinishedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.FinishedAt
+	}
+	return nil
+}
+
 // Instance is a leased container that serves a pod.
 type Instance struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1359,7 +1462,7 @@ type Instance struct {
 
 func (x *Instance) Reset() {
 	*x = Instance{}
-	mi := &file_sanfran_agent_v1_agent_proto_msgTypes[16]
+	mi := &file_sanfran_agent_v1_agent_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1371,7 +1474,7 @@ func (x *Instance) String() string {
 func (*Instance) ProtoMessage() {}
 
 func (x *Instance) ProtoReflect() protoreflect.Message {
-	mi := &file_sanfran_agent_v1_agent_proto_msgTypes[16]
+	mi := &file_sanfran_agent_v1_agent_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1384,7 +1487,7 @@ func (x *Instance) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Instance.ProtoReflect.Descriptor instead.
 func (*Instance) Descriptor() ([]byte, []int) {
-	return file_sanfran_agent_v1_agent_proto_rawDescGZIP(), []int{16}
+	return file_sanfran_agent_v1_agent_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Instance) GetLeaseId() string {
@@ -1419,7 +1522,7 @@ type PoolTarget struct {
 
 func (x *PoolTarget) Reset() {
 	*x = PoolTarget{}
-	mi := &file_sanfran_agent_v1_agent_proto_msgTypes[17]
+	mi := &file_sanfran_agent_v1_agent_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1431,7 +1534,7 @@ func (x *PoolTarget) String() string {
 func (*PoolTarget) ProtoMessage() {}
 
 func (x *PoolTarget) ProtoReflect() protoreflect.Message {
-	mi := &file_sanfran_agent_v1_agent_proto_msgTypes[17]
+	mi := &file_sanfran_agent_v1_agent_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1444,7 +1547,7 @@ func (x *PoolTarget) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PoolTarget.ProtoReflect.Descriptor instead.
 func (*PoolTarget) Descriptor() ([]byte, []int) {
-	return file_sanfran_agent_v1_agent_proto_rawDescGZIP(), []int{17}
+	return file_sanfran_agent_v1_agent_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *PoolTarget) GetRuntime() string {
@@ -1478,7 +1581,7 @@ type PoolStatus struct {
 
 func (x *PoolStatus) Reset() {
 	*x = PoolStatus{}
-	mi := &file_sanfran_agent_v1_agent_proto_msgTypes[18]
+	mi := &file_sanfran_agent_v1_agent_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1490,7 +1593,7 @@ func (x *PoolStatus) String() string {
 func (*PoolStatus) ProtoMessage() {}
 
 func (x *PoolStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_sanfran_agent_v1_agent_proto_msgTypes[18]
+	mi := &file_sanfran_agent_v1_agent_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1503,7 +1606,7 @@ func (x *PoolStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PoolStatus.ProtoReflect.Descriptor instead.
 func (*PoolStatus) Descriptor() ([]byte, []int) {
-	return file_sanfran_agent_v1_agent_proto_rawDescGZIP(), []int{18}
+	return file_sanfran_agent_v1_agent_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *PoolStatus) GetRuntime() string {
@@ -1565,7 +1668,7 @@ type FetchBundleRequest struct {
 
 func (x *FetchBundleRequest) Reset() {
 	*x = FetchBundleRequest{}
-	mi := &file_sanfran_agent_v1_agent_proto_msgTypes[19]
+	mi := &file_sanfran_agent_v1_agent_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1577,7 +1680,7 @@ func (x *FetchBundleRequest) String() string {
 func (*FetchBundleRequest) ProtoMessage() {}
 
 func (x *FetchBundleRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sanfran_agent_v1_agent_proto_msgTypes[19]
+	mi := &file_sanfran_agent_v1_agent_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1590,7 +1693,7 @@ func (x *FetchBundleRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FetchBundleRequest.ProtoReflect.Descriptor instead.
 func (*FetchBundleRequest) Descriptor() ([]byte, []int) {
-	return file_sanfran_agent_v1_agent_proto_rawDescGZIP(), []int{19}
+	return file_sanfran_agent_v1_agent_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *FetchBundleRequest) GetDigest() string {
@@ -1610,7 +1713,7 @@ type FetchBundleResponse struct {
 
 func (x *FetchBundleResponse) Reset() {
 	*x = FetchBundleResponse{}
-	mi := &file_sanfran_agent_v1_agent_proto_msgTypes[20]
+	mi := &file_sanfran_agent_v1_agent_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1622,7 +1725,7 @@ func (x *FetchBundleResponse) String() string {
 func (*FetchBundleResponse) ProtoMessage() {}
 
 func (x *FetchBundleResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sanfran_agent_v1_agent_proto_msgTypes[20]
+	mi := &file_sanfran_agent_v1_agent_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1635,7 +1738,7 @@ func (x *FetchBundleResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FetchBundleResponse.ProtoReflect.Descriptor instead.
 func (*FetchBundleResponse) Descriptor() ([]byte, []int) {
-	return file_sanfran_agent_v1_agent_proto_rawDescGZIP(), []int{20}
+	return file_sanfran_agent_v1_agent_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *FetchBundleResponse) GetData() []byte {
@@ -1735,7 +1838,7 @@ const file_sanfran_agent_v1_agent_proto_rawDesc = "" +
 	"Withdrawal\x12\x17\n" +
 	"\apod_uid\x18\x01 \x01(\tR\x06podUid\x12-\n" +
 	"\x05epoch\x18\x02 \x01(\v2\x17.sanfran.agent.v1.EpochR\x05epoch\x12<\n" +
-	"\fgrace_period\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\vgracePeriod\"\xcf\x02\n" +
+	"\fgrace_period\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\vgracePeriod\"\x99\x03\n" +
 	"\tPodStatus\x12\x17\n" +
 	"\apod_uid\x18\x01 \x01(\tR\x06podUid\x12-\n" +
 	"\x05epoch\x18\x02 \x01(\v2\x17.sanfran.agent.v1.EpochR\x05epoch\x120\n" +
@@ -1745,7 +1848,17 @@ const file_sanfran_agent_v1_agent_proto_rawDesc = "" +
 	"\binstance\x18\x06 \x01(\v2\x1a.sanfran.agent.v1.InstanceR\binstance\x12#\n" +
 	"\rrestart_count\x18\a \x01(\x05R\frestartCount\x129\n" +
 	"\n" +
-	"started_at\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\tstartedAt\"U\n" +
+	"started_at\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\tstartedAt\x12H\n" +
+	"\x10last_termination\x18\t \x01(\v2\x1d.sanfran.agent.v1.TerminationR\x0flastTermination\"\xec\x01\n" +
+	"\vTermination\x12\x16\n" +
+	"\x06reason\x18\x01 \x01(\tR\x06reason\x12\x18\n" +
+	"\amessage\x18\x02 \x01(\tR\amessage\x12\x1b\n" +
+	"\texit_code\x18\x03 \x01(\x05R\bexitCode\x12\x16\n" +
+	"\x06signal\x18\x04 \x01(\x05R\x06signal\x129\n" +
+	"\n" +
+	"started_at\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\tstartedAt\x12;\n" +
+	"\vfinished_at\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"finishedAt\"U\n" +
 	"\bInstance\x12\x19\n" +
 	"\blease_id\x18\x01 \x01(\tR\aleaseId\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\tR\aaddress\x12\x14\n" +
@@ -1791,7 +1904,7 @@ func file_sanfran_agent_v1_agent_proto_rawDescGZIP() []byte {
 }
 
 var file_sanfran_agent_v1_agent_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_sanfran_agent_v1_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
+var file_sanfran_agent_v1_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
 var file_sanfran_agent_v1_agent_proto_goTypes = []any{
 	(PodState)(0),                 // 0: sanfran.agent.v1.PodState
 	(*ConnectRequest)(nil),        // 1: sanfran.agent.v1.ConnectRequest
@@ -1810,23 +1923,24 @@ var file_sanfran_agent_v1_agent_proto_goTypes = []any{
 	(*EmptyDir)(nil),              // 14: sanfran.agent.v1.EmptyDir
 	(*Withdrawal)(nil),            // 15: sanfran.agent.v1.Withdrawal
 	(*PodStatus)(nil),             // 16: sanfran.agent.v1.PodStatus
-	(*Instance)(nil),              // 17: sanfran.agent.v1.Instance
-	(*PoolTarget)(nil),            // 18: sanfran.agent.v1.PoolTarget
-	(*PoolStatus)(nil),            // 19: sanfran.agent.v1.PoolStatus
-	(*FetchBundleRequest)(nil),    // 20: sanfran.agent.v1.FetchBundleRequest
-	(*FetchBundleResponse)(nil),   // 21: sanfran.agent.v1.FetchBundleResponse
-	nil,                           // 22: sanfran.agent.v1.FileSet.FilesEntry
-	(*durationpb.Duration)(nil),   // 23: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil), // 24: google.protobuf.Timestamp
+	(*Termination)(nil),           // 17: sanfran.agent.v1.Termination
+	(*Instance)(nil),              // 18: sanfran.agent.v1.Instance
+	(*PoolTarget)(nil),            // 19: sanfran.agent.v1.PoolTarget
+	(*PoolStatus)(nil),            // 20: sanfran.agent.v1.PoolStatus
+	(*FetchBundleRequest)(nil),    // 21: sanfran.agent.v1.FetchBundleRequest
+	(*FetchBundleResponse)(nil),   // 22: sanfran.agent.v1.FetchBundleResponse
+	nil,                           // 23: sanfran.agent.v1.FileSet.FilesEntry
+	(*durationpb.Duration)(nil),   // 24: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil), // 25: google.protobuf.Timestamp
 }
 var file_sanfran_agent_v1_agent_proto_depIdxs = []int32{
 	5,  // 0: sanfran.agent.v1.ConnectRequest.hello:type_name -> sanfran.agent.v1.Hello
 	16, // 1: sanfran.agent.v1.ConnectRequest.pod_status:type_name -> sanfran.agent.v1.PodStatus
-	19, // 2: sanfran.agent.v1.ConnectRequest.pool_status:type_name -> sanfran.agent.v1.PoolStatus
+	20, // 2: sanfran.agent.v1.ConnectRequest.pool_status:type_name -> sanfran.agent.v1.PoolStatus
 	7,  // 3: sanfran.agent.v1.ConnectResponse.sync:type_name -> sanfran.agent.v1.Sync
 	8,  // 4: sanfran.agent.v1.ConnectResponse.assign:type_name -> sanfran.agent.v1.Assignment
 	15, // 5: sanfran.agent.v1.ConnectResponse.withdraw:type_name -> sanfran.agent.v1.Withdrawal
-	18, // 6: sanfran.agent.v1.ConnectResponse.pool_target:type_name -> sanfran.agent.v1.PoolTarget
+	19, // 6: sanfran.agent.v1.ConnectResponse.pool_target:type_name -> sanfran.agent.v1.PoolTarget
 	3,  // 7: sanfran.agent.v1.ConnectResponse.dial:type_name -> sanfran.agent.v1.Dial
 	6,  // 8: sanfran.agent.v1.Hello.capacity:type_name -> sanfran.agent.v1.Capacity
 	16, // 9: sanfran.agent.v1.Hello.pods:type_name -> sanfran.agent.v1.PodStatus
@@ -1835,26 +1949,29 @@ var file_sanfran_agent_v1_agent_proto_depIdxs = []int32{
 	12, // 12: sanfran.agent.v1.Assignment.mounts:type_name -> sanfran.agent.v1.Mount
 	9,  // 13: sanfran.agent.v1.Assignment.env:type_name -> sanfran.agent.v1.EnvVar
 	10, // 14: sanfran.agent.v1.Assignment.resources:type_name -> sanfran.agent.v1.Resources
-	23, // 15: sanfran.agent.v1.Assignment.idle_timeout:type_name -> google.protobuf.Duration
+	24, // 15: sanfran.agent.v1.Assignment.idle_timeout:type_name -> google.protobuf.Duration
 	11, // 16: sanfran.agent.v1.Assignment.dns:type_name -> sanfran.agent.v1.Dns
 	13, // 17: sanfran.agent.v1.Mount.files:type_name -> sanfran.agent.v1.FileSet
 	14, // 18: sanfran.agent.v1.Mount.empty_dir:type_name -> sanfran.agent.v1.EmptyDir
-	22, // 19: sanfran.agent.v1.FileSet.files:type_name -> sanfran.agent.v1.FileSet.FilesEntry
+	23, // 19: sanfran.agent.v1.FileSet.files:type_name -> sanfran.agent.v1.FileSet.FilesEntry
 	4,  // 20: sanfran.agent.v1.Withdrawal.epoch:type_name -> sanfran.agent.v1.Epoch
-	23, // 21: sanfran.agent.v1.Withdrawal.grace_period:type_name -> google.protobuf.Duration
+	24, // 21: sanfran.agent.v1.Withdrawal.grace_period:type_name -> google.protobuf.Duration
 	4,  // 22: sanfran.agent.v1.PodStatus.epoch:type_name -> sanfran.agent.v1.Epoch
 	0,  // 23: sanfran.agent.v1.PodStatus.state:type_name -> sanfran.agent.v1.PodState
-	17, // 24: sanfran.agent.v1.PodStatus.instance:type_name -> sanfran.agent.v1.Instance
-	24, // 25: sanfran.agent.v1.PodStatus.started_at:type_name -> google.protobuf.Timestamp
-	1,  // 26: sanfran.agent.v1.AgentService.Connect:input_type -> sanfran.agent.v1.ConnectRequest
-	20, // 27: sanfran.agent.v1.AgentService.FetchBundle:input_type -> sanfran.agent.v1.FetchBundleRequest
-	2,  // 28: sanfran.agent.v1.AgentService.Connect:output_type -> sanfran.agent.v1.ConnectResponse
-	21, // 29: sanfran.agent.v1.AgentService.FetchBundle:output_type -> sanfran.agent.v1.FetchBundleResponse
-	28, // [28:30] is the sub-list for method output_type
-	26, // [26:28] is the sub-list for method input_type
-	26, // [26:26] is the sub-list for extension type_name
-	26, // [26:26] is the sub-list for extension extendee
-	0,  // [0:26] is the sub-list for field type_name
+	18, // 24: sanfran.agent.v1.PodStatus.instance:type_name -> sanfran.agent.v1.Instance
+	25, // 25: sanfran.agent.v1.PodStatus.started_at:type_name -> google.protobuf.Timestamp
+	17, // 26: sanfran.agent.v1.PodStatus.last_termination:type_name -> sanfran.agent.v1.Termination
+	25, // 27: sanfran.agent.v1.Termination.started_at:type_name -> google.protobuf.Timestamp
+	25, // 28: sanfran.agent.v1.Termination.finished_at:type_name -> google.protobuf.Timestamp
+	1,  // 29: sanfran.agent.v1.AgentService.Connect:input_type -> sanfran.agent.v1.ConnectRequest
+	21, // 30: sanfran.agent.v1.AgentService.FetchBundle:input_type -> sanfran.agent.v1.FetchBundleRequest
+	2,  // 31: sanfran.agent.v1.AgentService.Connect:output_type -> sanfran.agent.v1.ConnectResponse
+	22, // 32: sanfran.agent.v1.AgentService.FetchBundle:output_type -> sanfran.agent.v1.FetchBundleResponse
+	31, // [31:33] is the sub-list for method output_type
+	29, // [29:31] is the sub-list for method input_type
+	29, // [29:29] is the sub-list for extension type_name
+	29, // [29:29] is the sub-list for extension extendee
+	0,  // [0:29] is the sub-list for field type_name
 }
 
 func init() { file_sanfran_agent_v1_agent_proto_init() }
@@ -1885,7 +2002,7 @@ func file_sanfran_agent_v1_agent_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sanfran_agent_v1_agent_proto_rawDesc), len(file_sanfran_agent_v1_agent_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   22,
+			NumMessages:   23,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

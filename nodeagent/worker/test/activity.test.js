@@ -1,0 +1,75 @@
+'use strict'
+
+// What the agent hears of the event loop.
+
+const assert = require('node:assert/strict')
+const fs = require('node:fs')
+const net = require('node:net')
+const test = require('node:test')
+const { setTimeout: passes } = require('node:timers/promises')
+
+const { serving, LEASE, NODE_ADDRESS } = require('./container.js')
+
+const BLOCK = 'const block = (ms) => { const end = Date.now() + ms; while (Date.now() < end); }\n'
+
+test('a call that blocks the event loop is told as its delay', async (t) => {
+  const container = await serving(t, { 'index.js': BLOCK + 'module.exports = (req, res) => { block(400); res.end() }' })
+  await container.request({})
+  const { delayMs } = await container.receive('activity', { where: (m) => m.delayMs !== undefined })
+  assert.ok(delayMs >= 300 && Number.isInteger(delayMs), `${delayMs}`)
+  const from = container.messages.length
+  container.send({ type: 'ping' })
+  assert.deepEqual(await container.receive('activity', { from }), { type: 'activity', inFlight: 0, direct: 0 }, 'told twice')
+})
+
+test('a ping is answered when the event loop comes round', async (t) => {
+  const container = await serving(t, { 'index.js': BLOCK + 'module.exports = (req, res) => { if (req.path === "/block") block(500); else setTimeout(() => res.end(), 300) }' })
+  const waiting = container.request({})
+  await container.receive('activity', { where: (m) => m.inFlight === 1 })
+  let from = container.messages.length
+  container.send({ type: 'ping' })
+  assert.equal((await container.receive('activity', { from })).inFlight, 1)
+  await waiting
+
+  from = container.messages.length
+  const began = Date.now()
+  container.request({ path: '/block' }).catch(() => {})
+  await container.receive('activity', { from, where: (m) => m.inFlight === 1 })
+  from = container.messages.length
+  container.send({ type: 'ping' })
+  await container.receive('activity', { from })
+  assert.ok(Date.now() - began >= 450, 'answered by a blocked event loop')
+})
+
+test('many requests that each take long are progress, though the loop does not come round', async (t) => {
+  const container = await serving(t, { 'index.js': BLOCK + 'module.exports = (req, res) => { block(300); res.end() }' })
+  await container.request({})
+  const from = container.messages.length
+  // Pipelined, they are handed to the function in one round of the loop.
+  const socket = net.connect(container.port, NODE_ADDRESS)
+  const request = (close) => `GET / HTTP/1.1\r\nHost: a\r\nSanfran-Lease: ${LEASE}\r\n${close}\r\n`
+  socket.write(request('').repeat(11) + request('Connection: close\r\n'))
+  await socket.toArray()
+  const late = container.messages.slice(from).filter((m) => m.delayMs >= 1000)
+  assert.ok(late.length >= 2, JSON.stringify(container.messages.slice(from)))
+})
+
+test('a debugger is told', async (t) => {
+  const container = await serving(t, { 'index.js': 'module.exports = (req, res) => { require("inspector").open(0, "127.0.0.1"); res.end() }' })
+  await container.request({})
+  const from = container.messages.length
+  container.send({ type: 'ping' })
+  assert.equal((await container.receive('activity', { from, where: (m) => m.debugger })).debugger, true)
+})
+
+test('a container without a request sleeps', async (t) => {
+  const container = await serving(t, { 'index.js': 'module.exports = (req, res) => res.end()' })
+  await container.request({})
+  await container.receive('activity', { where: (m) => m.inFlight === 0 })
+  const { pid } = container.process
+  const wakes = () => Number(/^voluntary_ctxt_switches:\s+(\d+)/m.exec(fs.readFileSync(`/proc/${pid}/task/${pid}/status`, 'utf8'))[1])
+  await passes(200) // what the request left to do is over
+  const before = wakes()
+  await passes(1000)
+  assert.ok(wakes() - before <= 3, `it woke ${wakes() - before} times in a second`)
+})
