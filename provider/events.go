@@ -2,6 +2,7 @@ package provider
 
 import (
 	"fmt"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/client-go/kubernetes/scheme"
@@ -38,16 +39,37 @@ func (c *podController) tell(pod *corev1.Pod, next corev1.PodStatus) {
 		if i < len(pod.Status.ContainerStatuses) {
 			before = pod.Status.ContainerStatuses[i]
 		}
-		switch {
-		case cs.Ready && !before.Ready:
+		if cs.Ready && !before.Ready {
 			c.eventf(pod, corev1.EventTypeNormal, "Started", "Function loaded and ready")
-		case cs.State.Waiting != nil && cs.State.Waiting.Reason == reasonCrashLoop:
-			last := before.LastTerminationState.Terminated
-			if last == nil || last.Message != cs.LastTerminationState.Terminated.Message {
-				c.eventf(pod, corev1.EventTypeWarning, "Failed", "%s", cs.State.Waiting.Message)
-			} else if before.RestartCount != cs.RestartCount {
-				c.eventf(pod, corev1.EventTypeWarning, "BackOff", "Back-off loading the function again: %s", cs.State.Waiting.Message)
-			}
+		}
+		if reason, sentence := failureEvent(before, cs); reason != "" {
+			c.eventf(pod, corev1.EventTypeWarning, reason, "%s", sentence)
 		}
 	}
+}
+
+// failureEvent is the event of a container that has failed since it was as
+// before: one line for each end of a container, and for each new reason why it
+// cannot be made. The reason is empty if there is nothing to tell.
+func failureEvent(before, cs corev1.ContainerStatus) (reason, sentence string) {
+	last, told := cs.LastTerminationState.Terminated, before.LastTerminationState.Terminated
+	switch waiting := cs.State.Waiting; {
+	case last != nil && told == nil, last != nil && last.Message != told.Message:
+		return "Failed", firstLine(last.Message)
+	case last != nil && !last.FinishedAt.Equal(&told.FinishedAt):
+		if waiting != nil && waiting.Reason == reasonCrashLoop {
+			return "BackOff", "Back-off restarting the function: " + firstLine(last.Message)
+		}
+		return "Failed", firstLine(last.Message)
+	case waiting != nil && waiting.Reason == reasonCreateError:
+		if w := before.State.Waiting; w == nil || w.Message != waiting.Message {
+			return "Failed", firstLine(waiting.Message)
+		}
+	}
+	return "", ""
+}
+
+func firstLine(message string) string {
+	line, _, _ := strings.Cut(message, "\n")
+	return line
 }

@@ -231,7 +231,7 @@ func TestPodBecomesLease(t *testing.T) {
 		if w.patches() != before {
 			w.t.Error("parking wrote the status, though nothing in it changes")
 		}
-		w.pool.set("uid-hello", &agentv1.PodStatus{State: agentv1.PodState_POD_STATE_FAILED, Reason: "SyntaxError", Message: "index.js:1"})
+		w.pool.set("uid-hello", ended(agentv1.PodState_POD_STATE_FAILED, end("SyntaxError", "index.js:1", 1, 0), time.Minute))
 		w.settle()
 		if pod := w.get("hello"); !strings.Contains(brief(pod.Status), "waiting:CrashLoopBackOff:SyntaxError: index.js:1") {
 			w.t.Errorf("status %s", brief(pod.Status))
@@ -386,7 +386,7 @@ func TestWrongAnnotationHidesNothing(t *testing.T) {
 		if pod := w.get("hello"); !strings.Contains(brief(pod.Status), " Ready=True") {
 			w.t.Errorf("status %s", brief(pod.Status))
 		}
-		w.pool.set("uid-hello", &agentv1.PodStatus{State: agentv1.PodState_POD_STATE_FAILED, Reason: "OutOfMemory", Message: "m"})
+		w.pool.set("uid-hello", &agentv1.PodStatus{State: agentv1.PodState_POD_STATE_FAILED, Reason: "OOMKilled", Message: "m"})
 		w.settle()
 		if pod := w.get("hello"); !strings.Contains(brief(pod.Status), " Ready=False") {
 			w.t.Errorf("it has failed, and still %s", brief(pod.Status))

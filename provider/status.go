@@ -9,6 +9,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"google.golang.org/protobuf/types/known/timestamppb"
+
 	agentv1 "sanfran.dev/proto/sanfran/agent/v1"
 )
 
@@ -17,6 +19,7 @@ import (
 const (
 	reasonCreating     = "ContainerCreating"
 	reasonConfigError  = "CreateContainerConfigError"
+	reasonCreateError  = "CreateContainerError"
 	reasonCrashLoop    = "CrashLoopBackOff"
 	reasonUnsupported  = "Unsupported"
 	reasonNoAddress    = "NoPodAddress"
@@ -119,6 +122,11 @@ func containerStatus(pod *corev1.Pod, c corev1.Container, s situation, now metav
 		RestartCount:         max(before.RestartCount, s.lease.GetRestartCount()),
 		Started:              new(bool),
 	}
+	if ended := s.lease.GetLastTermination(); ended != nil {
+		if last := terminated(before, ended); cs.LastTerminationState.Terminated == nil || !last.FinishedAt.Before(&cs.LastTerminationState.Terminated.FinishedAt) {
+			cs.LastTerminationState.Terminated = last
+		}
+	}
 	wait := func(reason, message string) {
 		cs.State.Waiting = &corev1.ContainerStateWaiting{Reason: reason, Message: cut(message)}
 	}
@@ -145,9 +153,12 @@ func containerStatus(pod *corev1.Pod, c corev1.Container, s situation, now metav
 		}
 		cs.State.Running = &corev1.ContainerStateRunning{StartedAt: started}
 	case agentv1.PodState_POD_STATE_FAILED:
-		message := failure(s.lease)
-		wait(reasonCrashLoop, message)
-		cs.LastTerminationState.Terminated = terminated(before, s.lease, message, now)
+		// As with the kubelet, what has never run did not crash.
+		reason := reasonCreateError
+		if cs.LastTerminationState.Terminated != nil {
+			reason = reasonCrashLoop
+		}
+		wait(reason, failure(s.lease))
 	default:
 		message := s.lease.GetMessage()
 		if reason := s.lease.GetReason(); reason != "" {
@@ -159,8 +170,9 @@ func containerStatus(pod *corev1.Pod, c corev1.Container, s situation, now metav
 }
 
 // failure is one text of a lease's reason and message.
-func failure(lease *agentv1.PodStatus) string {
-	reason, message := lease.GetReason(), lease.GetMessage()
+func failure(lease *agentv1.PodStatus) string { return oneText(lease.GetReason(), lease.GetMessage()) }
+
+func oneText(reason, message string) string {
 	switch {
 	case message == "":
 		return reason
@@ -170,20 +182,23 @@ func failure(lease *agentv1.PodStatus) string {
 	return reason + ": " + message
 }
 
-// terminated tells how the last container ended. The same end told again keeps
-// its times.
-func terminated(before corev1.ContainerStatus, lease *agentv1.PodStatus, message string, now metav1.Time) *corev1.ContainerStateTerminated {
-	t := &corev1.ContainerStateTerminated{ExitCode: 1, Reason: "Error", Message: cut(message), StartedAt: now, FinishedAt: now}
-	if lease.GetReason() == "OutOfMemory" {
-		t.ExitCode, t.Reason = 137, reasonOutOfMemory
+// terminated tells how the last container ended that ended by itself.
+func terminated(before corev1.ContainerStatus, end *agentv1.Termination) *corev1.ContainerStateTerminated {
+	at := func(t *timestamppb.Timestamp) metav1.Time { return metav1.NewTime(t.AsTime().Truncate(time.Second)) }
+	t := &corev1.ContainerStateTerminated{
+		ExitCode: end.GetExitCode(), Signal: end.GetSignal(), Message: cut(oneText(end.GetReason(), end.GetMessage())),
+		StartedAt: at(end.GetStartedAt()), FinishedAt: at(end.GetFinishedAt()), ContainerID: before.ContainerID,
 	}
-	if before.State.Running != nil {
-		t.StartedAt = before.State.Running.StartedAt
-		t.ContainerID = before.ContainerID
+	switch {
+	case end.GetReason() == reasonOutOfMemory:
+		t.Reason = reasonOutOfMemory
+	case t.ExitCode == 0:
+		t.Reason = "Completed"
+	default:
+		t.Reason = "Error"
 	}
-	if last := before.LastTerminationState.Terminated; last != nil && before.State.Running == nil &&
-		last.Message == t.Message && last.Reason == t.Reason && before.RestartCount >= lease.GetRestartCount() {
-		return last
+	if last := before.LastTerminationState.Terminated; last != nil && last.FinishedAt.Equal(&t.FinishedAt) {
+		t.ContainerID = last.ContainerID // the same end told again
 	}
 	return t
 }

@@ -1,6 +1,7 @@
 package provider
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -8,6 +9,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	agentv1 "sanfran.dev/proto/sanfran/agent/v1"
 )
@@ -19,6 +22,22 @@ var (
 
 func lease(state agentv1.PodState, reason, message string) *agentv1.PodStatus {
 	return &agentv1.PodStatus{PodUid: "uid-hello", State: state, Reason: reason, Message: message}
+}
+
+// ended is a lease whose container ran from noon on and ended by itself, within
+// the hour.
+func ended(state agentv1.PodState, end *agentv1.Termination, after time.Duration) *agentv1.PodStatus {
+	s := lease(state, "", "")
+	if state == agentv1.PodState_POD_STATE_FAILED {
+		s.Reason, s.Message = end.GetReason(), end.GetMessage()
+	}
+	end.StartedAt, end.FinishedAt = timestamppb.New(noon), timestamppb.New(noon.Add(after))
+	s.LastTermination = end
+	return s
+}
+
+func end(reason, message string, code, signal int32) *agentv1.Termination {
+	return &agentv1.Termination{Reason: reason, Message: message, ExitCode: code, Signal: signal}
 }
 
 // brief is a status in few words, as golden text.
@@ -41,7 +60,7 @@ func brief(s corev1.PodStatus) string {
 			b.WriteString(" terminated:" + c.State.Terminated.Reason)
 		}
 		if last := c.LastTerminationState.Terminated; last != nil {
-			b.WriteString(" last:" + last.Reason + ":" + last.Message)
+			fmt.Fprintf(&b, " last:%s(%d):%s", last.Reason, last.ExitCode, last.Message)
 		}
 	}
 	return b.String()
@@ -68,10 +87,16 @@ func TestPodStatus(t *testing.T) {
 			"Running PodReadyToStartContainers=True Initialized=True ContainersReady=True Ready=True PodScheduled=True running"},
 		{"gate", gated, situation{lease: lease(agentv1.PodState_POD_STATE_ACTIVE, "", "")},
 			"Running PodReadyToStartContainers=True Initialized=True ContainersReady=True Ready=False(ReadinessGatesNotReady) PodScheduled=True running"},
-		{"failed", hello(), situation{lease: lease(agentv1.PodState_POD_STATE_FAILED, "SyntaxError", "index.js:1")},
-			"Running PodReadyToStartContainers=True" + notReady + "waiting:CrashLoopBackOff:SyntaxError: index.js:1 last:Error:SyntaxError: index.js:1"},
-		{"out of memory", hello(), situation{lease: lease(agentv1.PodState_POD_STATE_FAILED, "OutOfMemory", "64 MiB")},
-			"Running PodReadyToStartContainers=True" + notReady + "waiting:CrashLoopBackOff:OutOfMemory: 64 MiB last:OOMKilled:OutOfMemory: 64 MiB"},
+		{"failed", hello(), situation{lease: ended(agentv1.PodState_POD_STATE_FAILED, end("SyntaxError", "index.js:1", 1, 0), 0)},
+			"Running PodReadyToStartContainers=True" + notReady + "waiting:CrashLoopBackOff:SyntaxError: index.js:1 last:Error(1):SyntaxError: index.js:1"},
+		{"never made", hello(), situation{lease: lease(agentv1.PodState_POD_STATE_FAILED, "BundleFetchFailed", "none")},
+			"Pending PodReadyToStartContainers=True" + notReady + "waiting:CreateContainerError:BundleFetchFailed: none"},
+		{"out of memory", hello(), situation{lease: ended(agentv1.PodState_POD_STATE_FAILED, end("OOMKilled", "64 MiB", 137, 9), 0)},
+			"Running PodReadyToStartContainers=True" + notReady + "waiting:CrashLoopBackOff:OOMKilled: 64 MiB last:OOMKilled(137):OOMKilled: 64 MiB"},
+		{"blocked, and replaced", hello(), situation{lease: ended(agentv1.PodState_POD_STATE_PARKED, end("EventLoopBlocked", "30s", 137, 9), 0)},
+			"Running PodReadyToStartContainers=True Initialized=True ContainersReady=True Ready=True PodScheduled=True running last:Error(137):EventLoopBlocked: 30s"},
+		{"exited without a failure", hello(), situation{lease: ended(agentv1.PodState_POD_STATE_PARKED, end("Exited", "process.exit(0)", 0, 0), 0)},
+			"Running PodReadyToStartContainers=True Initialized=True ContainersReady=True Ready=True PodScheduled=True running last:Completed(0):Exited: process.exit(0)"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			tt.s.now = noon
@@ -110,7 +135,7 @@ func TestPodStatusIsWhatAKubeletWrites(t *testing.T) {
 // The same situation an hour later is the same status: times are of transitions.
 func TestPodStatusKeepsTimes(t *testing.T) {
 	for _, state := range []*agentv1.PodStatus{
-		nil, lease(agentv1.PodState_POD_STATE_ACTIVE, "", ""), lease(agentv1.PodState_POD_STATE_FAILED, "SyntaxError", "x"),
+		nil, lease(agentv1.PodState_POD_STATE_ACTIVE, "", ""), ended(agentv1.PodState_POD_STATE_FAILED, end("SyntaxError", "x", 1, 0), time.Minute),
 	} {
 		pod := hello()
 		pod.Status = podStatus(pod, situation{now: noon, lease: state})
@@ -126,7 +151,7 @@ func TestPodStatusOverTime(t *testing.T) {
 	pod.Status.QOSClass = corev1.PodQOSBurstable
 	pod.Status.Conditions = []corev1.PodCondition{{Type: "example.com/ok", Status: corev1.ConditionTrue}}
 	pod.Status = podStatus(pod, situation{now: noon, lease: lease(agentv1.PodState_POD_STATE_ACTIVE, "", "")})
-	failed := lease(agentv1.PodState_POD_STATE_FAILED, "Exited", "exit code 1")
+	failed := ended(agentv1.PodState_POD_STATE_FAILED, end("Exited", "exit code 1", 1, 0), time.Hour)
 	failed.RestartCount = 1
 	pod.Status = podStatus(pod, situation{now: later, lease: failed})
 	last := pod.Status.ContainerStatuses[0].LastTerminationState.Terminated
@@ -159,18 +184,54 @@ func TestStatusPatchTouchesOnlyItsOwn(t *testing.T) {
 }
 
 func TestEndedStatus(t *testing.T) {
-	for state, want := range map[agentv1.PodState]string{
-		agentv1.PodState_POD_STATE_ACTIVE: "Succeeded PodReadyToStartContainers=True Initialized=True ContainersReady=False(PodCompleted) Ready=False(PodCompleted) PodScheduled=True terminated:Completed",
+	for _, tt := range []struct {
+		lease *agentv1.PodStatus
+		want  string
+	}{
+		{lease(agentv1.PodState_POD_STATE_ACTIVE, "", ""), "Succeeded PodReadyToStartContainers=True Initialized=True ContainersReady=False(PodCompleted) Ready=False(PodCompleted) PodScheduled=True terminated:Completed"},
 		// A Job must not take code that never loaded for done.
-		agentv1.PodState_POD_STATE_FAILED: "Failed PodReadyToStartContainers=True Initialized=True ContainersReady=False(PodFailed) Ready=False(PodFailed) PodScheduled=True terminated:ContainerStatusUnknown last:Error:",
+		{ended(agentv1.PodState_POD_STATE_FAILED, end("SyntaxError", "", 1, 0), 0), "Failed PodReadyToStartContainers=True Initialized=True ContainersReady=False(PodFailed) Ready=False(PodFailed) PodScheduled=True terminated:ContainerStatusUnknown last:Error(1):SyntaxError"},
 	} {
 		pod := hello()
-		pod.Status = podStatus(pod, situation{now: noon, lease: lease(state, "", "")})
+		pod.Status = podStatus(pod, situation{now: noon, lease: tt.lease})
 		for range 2 { // it is looked at again when it has been written
 			pod.Status = endedStatus(pod, later)
-			if diff := cmp.Diff(want, brief(pod.Status)); diff != "" {
+			if diff := cmp.Diff(tt.want, brief(pod.Status)); diff != "" {
 				t.Error(diff)
 			}
 		}
+	}
+}
+
+// Every end of a container is one event of one line; what is told again is none.
+func TestFailureEvents(t *testing.T) {
+	pod := hello()
+	const failed, parked, active = agentv1.PodState_POD_STATE_FAILED, agentv1.PodState_POD_STATE_PARKED, agentv1.PodState_POD_STATE_ACTIVE
+	for i, step := range []struct {
+		lease *agentv1.PodStatus
+		want  string
+	}{
+		{lease(failed, "BundleFetchFailed", "none\nmore"), "Failed BundleFetchFailed: none"},
+		{lease(failed, "BundleFetchFailed", "none\nmore"), " "},
+		{lease(active, "", ""), " "},
+		{ended(parked, end("Exited", "process.exit(3)\nlast output", 3, 0), time.Minute), "Failed Exited: process.exit(3)"},
+		{ended(parked, end("Exited", "process.exit(3)\nlast output", 3, 0), time.Minute), " "},
+		{ended(active, end("Exited", "process.exit(3)\nlast output", 3, 0), time.Minute), " "},
+		{ended(parked, end("Exited", "process.exit(3)\nlast output", 3, 0), 2*time.Minute), "Failed Exited: process.exit(3)"},
+		{ended(failed, end("Exited", "process.exit(3)\nlast output", 3, 0), 3*time.Minute), "BackOff Back-off restarting the function: Exited: process.exit(3)"},
+		{ended(failed, end("OOMKilled", "memory", 137, 9), 4*time.Minute), "Failed OOMKilled: memory"},
+		{lease(active, "", ""), " "}, // an agent that does not know
+		{ended(active, end("OOMKilled", "memory", 137, 9), 4*time.Minute), " "},
+	} {
+		next := podStatus(pod, situation{now: noon, lease: step.lease})
+		var before corev1.ContainerStatus
+		if len(pod.Status.ContainerStatuses) > 0 {
+			before = pod.Status.ContainerStatuses[0]
+		}
+		reason, sentence := failureEvent(before, next.ContainerStatuses[0])
+		if got := reason + " " + sentence; got != step.want {
+			t.Errorf("step %d: %q, want %q", i, got, step.want)
+		}
+		pod.Status = next
 	}
 }

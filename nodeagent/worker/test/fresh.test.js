@@ -39,7 +39,6 @@ test('the state of the process', async (t) => {
   assert.deepEqual(ours, {
     ...shared,
     title: 'node',
-    monitors: 1, // while it loads
     handles: ['Server'],
     resources: ['TCPServerWrap'],
     hooks: 'in a callback',
