@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/url"
 	"os/exec"
 	"strings"
 	"time"
@@ -101,7 +102,7 @@ kind: Service
 metadata: {name: hello, namespace: %[1]s}
 spec: {selector: {app: hello}, ports: [{port: 80, targetPort: 8080}]}
 ---
-%[7]s`, namespace, helloCode, baselineCode, image, root, library, functionPod("hello", "hello", "10m"))
+%[7]s`, namespace, helloCode, baselineCode, image, root, library, functionPod("hello", "hello", "hello", "10m"))
 	if _, err := kubectl(ctx, manifest, "apply", "-f", "-"); err != nil {
 		return nil, err
 	}
@@ -154,14 +155,14 @@ func (e *environment) at(function string) string {
 }
 
 // functionPod is the manifest of a function pod.
-func functionPod(name, function, idleTimeout string) string {
+func functionPod(name, function, set, idleTimeout string) string {
 	return fmt.Sprintf(`
 apiVersion: v1
 kind: Pod
 metadata:
   name: %s
   namespace: %s
-  labels: {app: %[3]s, sanfran.dev/function: %[3]s}
+  labels: {app: %[3]s, sanfran.dev/function: %[3]s, %[5]s: %[6]s}
   annotations: {sanfran.dev/idle-timeout: %[4]s}
 spec:
   nodeSelector: {kubernetes.io/hostname: sanfran}
@@ -173,7 +174,34 @@ spec:
       ports: [{containerPort: 8080}]
       volumeMounts: [{name: code, mountPath: /function}]
   volumes: [{name: code, configMap: {name: hello}}]
----`, name, namespace, function, idleTimeout)
+---`, name, namespace, function, idleTimeout, setLabel, set)
+}
+
+// setLabel is on all pods that are made together.
+const setLabel = "bench-set"
+
+// untilPods waits until so many pods of a set have the Ready condition of that
+// status; any, for an empty one.
+func untilPods(ctx context.Context, set, ready string, n int) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, 3*time.Minute, fmt.Errorf("the set %s has not %d pods of Ready=%q after 3 minutes", set, n, ready))
+	defer cancel()
+	for {
+		out, err := kubectl(ctx, "", "get", "pods", "-n", namespace, "-l", setLabel+"="+set, "-o", `jsonpath={range .items[*]}is{.status.conditions[?(@.type=="Ready")].status}{"\n"}{end}`)
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		if err != nil {
+			return err
+		}
+		if strings.Count(out, "is"+ready) == n {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-time.After(time.Second):
+		}
+	}
 }
 
 // coldIdle parks a function again soon after its one request, so that the
@@ -189,21 +217,22 @@ func (e *environment) parkedFunctions(ctx context.Context, n int) (urls []string
 	var manifest strings.Builder
 	for i := range n {
 		name := fmt.Sprintf("%s-%d", set, i)
-		manifest.WriteString(functionPod(name, name, coldIdle))
+		manifest.WriteString(functionPod(name, name, set, coldIdle))
 		urls = append(urls, e.at(name))
 	}
-	names := make([]string, n)
-	for i := range names {
-		names[i] = fmt.Sprintf("pod/%s-%d", set, i)
-	}
 	remove = func() error {
-		_, err := kubectl(context.WithoutCancel(ctx), "", append([]string{"delete", "-n", namespace}, names...)...)
-		return err
+		ctx := context.WithoutCancel(ctx)
+		// One request for all of them; kubectl asks for five pods a second.
+		path := "/api/v1/namespaces/" + namespace + "/pods?labelSelector=" + url.QueryEscape(setLabel+"="+set)
+		if _, err := kubectl(ctx, "", "delete", "--raw", path); err != nil {
+			return err
+		}
+		return untilPods(ctx, set, "", 0)
 	}
-	if _, err := kubectl(ctx, manifest.String(), "apply", "-f", "-"); err != nil {
+	if _, err := kubectl(ctx, manifest.String(), "create", "-f", "-"); err != nil {
 		return nil, nil, errors.Join(err, remove())
 	}
-	if _, err := kubectl(ctx, "", append([]string{"wait", "-n", namespace, "--for=condition=Ready", "--timeout=120s"}, names...)...); err != nil {
+	if err := untilPods(ctx, set, "True", n); err != nil {
 		return nil, nil, errors.Join(err, remove())
 	}
 	return urls, remove, nil
