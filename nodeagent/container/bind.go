@@ -11,7 +11,7 @@ import (
 
 // ownMounts are where a container has filesystems of its own. What is mounted
 // there from outside would lie underneath, unseen.
-var ownMounts = []string{"/proc", "/dev", "/tmp"}
+var ownMounts = []string{"/proc", "/dev", "/sys", "/tmp"}
 
 // tenant is whom a writable mount is for: a container, by its first process
 // and by the host user id that its program has.

@@ -20,6 +20,7 @@ func TestLimitsHoldInARunningContainer(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Logf("SetResources took %v", time.Since(began))
+	s.expect(`return String(process.constrainedMemory())`, strconv.Itoa(96<<20))
 	// 400 ms of work at a quarter of a processor take 1.6 s, give or take the
 	// 100 ms of a period at either end.
 	used := s.eval(`

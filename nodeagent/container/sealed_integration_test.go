@@ -27,7 +27,11 @@ func TestContainerIsSealed(t *testing.T) {
 		{`return require("fs").readFileSync("/proc/timer_list").length`, "0"},
 		{`require("fs").writeFileSync("/proc/sys/kernel/hostname", "x")`, "error: EROFS"},
 		{`return Object.keys(require("os").networkInterfaces())`, "[lo]"},
-		{`require("fs").readdirSync("/sys/fs")`, "error: ENOENT"},
+		{`return require("fs").readdirSync("/sys/fs")`, "[cgroup]"},
+		{`require("fs").writeFileSync("/sys/x", "")`, "error: EROFS"},
+		{`
+			const fs = require("fs"), groups = fs.readdirSync("/sys/fs/cgroup").includes("memory") ? ["memory/memory.limit_in_bytes", "pids/cgroup.procs"] : ["memory.max", "cgroup.procs"]
+			return groups.map(name => { try { fs.writeFileSync("/sys/fs/cgroup/" + name, "1") } catch (e) { return e.code } })`, "[EROFS EROFS]"},
 		{`return require("fs").readdirSync("/proc").filter(n => n > 0).length`, "1"},
 	} {
 		s.expect(c.script, c.want)

@@ -38,8 +38,9 @@ type specInput struct {
 
 // ociSpec returns the OCI runtime's description of a container: its own
 // namespaces, an unprivileged user without capabilities, a root it cannot
-// write, and limits. There is no /sys: a network namespace that the host owns
-// does not allow one to be mounted, and no function needs it.
+// write, and limits. There is no sysfs: a network namespace that the host owns
+// does not allow one to be mounted. Of /sys there is what programs read to know
+// their limits: the container's own control groups, as the kernel shows them to it.
 func ociSpec(in specInput) *specs.Spec {
 	cfg := in.Config
 	hostname := cfg.Hostname
@@ -86,6 +87,8 @@ func ociSpec(in specInput) *specs.Spec {
 func specMounts(tmpBytes int64) []specs.Mount {
 	return []specs.Mount{
 		{Destination: "/proc", Type: "proc", Source: "proc", Options: []string{"nosuid", "noexec", "nodev"}},
+		{Destination: "/sys", Type: "tmpfs", Source: "sys", Options: []string{"nosuid", "noexec", "nodev", "mode=755", "size=64k", "ro"}},
+		{Destination: "/sys/fs/cgroup", Type: "cgroup", Source: "cgroup", Options: []string{"nosuid", "noexec", "nodev", "relatime", "ro"}},
 		{Destination: "/dev", Type: "tmpfs", Source: "tmpfs", Options: []string{"nosuid", "strictatime", "mode=755", "size=64k"}},
 		{Destination: "/dev/pts", Type: "devpts", Source: "devpts", Options: []string{"nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"}},
 		{Destination: "/dev/shm", Type: "tmpfs", Source: "shm", Options: []string{"nosuid", "noexec", "nodev", "mode=1777", fmt.Sprintf("size=%d", tmpBytes)}},
