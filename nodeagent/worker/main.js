@@ -66,7 +66,9 @@ async function boot() {
   })
 }
 
-function receive(message) {
+// In parentheses a function is compiled with its file, and not when it is first
+// called: these three run once, while a request waits.
+const receive = (function receive(message) {
   if (message.type === 'activate' && state === 'warm') {
     activate(message)
   } else if (message.type === 'drain' && (state === 'ready' || state === 'loading')) {
@@ -85,13 +87,13 @@ function receive(message) {
     report(`the control protocol is broken: ${message.type} while ${state}`)
     exit(1)
   }
-}
+})
 
 // A function that is being debugged may stand still for as long as it likes.
 let debugged = false
 const isDebugged = () => apply(getBuiltinModule, process, ['node:inspector']).url() !== undefined
 
-function activate({ entry, env, loadTimeoutMs, command, workingDir, port, ...rest }) {
+const activate = (function activate({ entry, env, loadTimeoutMs, command, workingDir, port, ...rest }) {
   const began = now()
   state = 'loading'
   server.activate(leaseOf(rest))
@@ -106,9 +108,9 @@ function activate({ entry, env, loadTimeoutMs, command, workingDir, port, ...res
   const folder = folderOf(entry)
   if (handler instanceof Promise) handler.then((handler) => ready(handler, folder, began), failed)
   else ready(handler, folder, began)
-}
+})
 
-function ready(handler, folder, began) {
+const ready = (function ready(handler, folder, began) {
   watchEnd({
     exits: (code) => ending(exitOf(code, folder)),
     dies: (error, rejected) => ending(deathOf(error, rejected, folder)),
@@ -118,7 +120,7 @@ function ready(handler, folder, began) {
   else server.serve(handler)
   if (state === 'loading') state = 'ready'
   control.send({ type: 'ready', loadMs: now() - began, kind: handler === PROGRAM ? 'server' : 'handler' })
-}
+})
 
 let hasEnded = false
 function failed(failure) {

@@ -63,7 +63,7 @@ async function rehearse() {
     receive({ lease, nonce, podAddress, entry, env, loadTimeoutMs }) {
       const server = new FunctionServer(() => {})
       server.activate(leaseOf({ lease, nonce, podAddress }))
-      server.serve(load({ entry, env, loadTimeoutMs, died() {} }))
+      server.serve(load({ entry, env, loadTimeoutMs, command: [], workingDir: '', listening: { begun: false }, died() {} }))
       refresh()
       control.send({ type: 'ready', loadMs: 0 })
       forget()

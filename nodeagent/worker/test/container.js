@@ -137,7 +137,7 @@ class Container {
   }
 
   /** Activates a bundle, a map of file names to contents, and returns the answer. */
-  async activate(t, files, { env = {}, loadTimeoutMs = 10_000, podAddress = POD_ADDRESS, port = 8080, command, workingDir, packages = false } = {}) {
+  async activate(t, files, { env = {}, loadTimeoutMs = 40_000, podAddress = POD_ADDRESS, port = 8080, command, workingDir, packages = false } = {}) {
     this.entry = bundle(t, files)
     if (packages) fs.symlinkSync(copyOfPackages(), path.join(this.entry, 'node_modules'))
     this.send({
