@@ -85,6 +85,30 @@ func TestAWithdrawnPodIsGoneWhenItsFunctionHasEnded(t *testing.T) {
 	ta.cp.waitState(pod, agentv1.PodState_POD_STATE_GONE)
 }
 
+func TestAServerHearsOfSIGTERMWhileItDrains(t *testing.T) {
+	for _, server := range []bool{true, false} {
+		ta := startTestAgent(t, nil)
+		ta.workers.listens, ta.workers.server = true, server
+		pod := assignment("hello", "10.245.0.1", ta.cp.bundle(nil))
+		ta.assigned(pod, agentv1.PodState_POD_STATE_ACTIVE)
+		got := make(chan answer, 1)
+		go func() { got <- ta.viaData(t.Context(), pod, "/block") }()
+		<-ta.workers.blocked
+		ta.cp.withdraw(pod, time.Hour)
+		if server {
+			<-ta.workers.terminated
+		}
+		close(ta.workers.release)
+		wantAnswer(t, <-got, 200, "default/hello")
+		if !server {
+			<-ta.workers.terminated
+		}
+		close(ta.workers.goOn)
+		ta.cp.waitState(pod, agentv1.PodState_POD_STATE_GONE)
+		ta.stop()
+	}
+}
+
 func TestAFunctionThatIgnoresSIGTERMIsKilled(t *testing.T) {
 	ta := startTestAgent(t, nil)
 	ta.workers.listens = true

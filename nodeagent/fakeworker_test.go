@@ -29,7 +29,9 @@ type fakeWorkers struct {
 	blocked chan struct{}
 	// listens says that functions listen for SIGTERM; terminated gets a value
 	// when one does, and it ends with goOn.
-	listens    bool
+	listens bool
+	// server says that functions listen by themselves.
+	server     bool
 	terminated chan struct{}
 	goOn       chan struct{}
 }
@@ -102,6 +104,7 @@ func (w *fakeWorker) say(line string) { _, _ = fmt.Fprintln(w.sock, line) }
 func (w *fakeWorker) converse(ctx context.Context) {
 	var drains sync.WaitGroup
 	defer drains.Wait()
+	terminating := false
 	lines := bufio.NewScanner(w.sock)
 	lines.Buffer(nil, 1<<20)
 	for lines.Scan() {
@@ -122,6 +125,10 @@ func (w *fakeWorker) converse(ctx context.Context) {
 		case "ping":
 			w.say(`{"type":"activity","inFlight":1,"delayMs":7}`)
 		case "terminate":
+			if m["early"] == true && !w.all.listens || terminating {
+				break
+			}
+			terminating = true
 			w.all.terminated <- struct{}{}
 			if !w.all.listens {
 				w.status = container.ExitStatus{Code: 143}
@@ -172,7 +179,11 @@ func (w *fakeWorker) activate(m map[string]any) {
 	w.mu.Lock()
 	w.active = active
 	w.mu.Unlock()
-	w.say(`{"type":"ready","loadMs":1}`)
+	kind := "handler"
+	if f.server {
+		kind = "server"
+	}
+	w.say(fmt.Sprintf(`{"type":"ready","loadMs":1,"kind":%q}`, kind))
 }
 
 // print writes into the function's log as JavaScript does.

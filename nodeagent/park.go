@@ -103,12 +103,30 @@ func (p *pod) end(i *instance, c cause) {
 
 // drain lets what runs finish. It reports whether the function listens for
 // SIGTERM, and whether the worker has said that it has drained.
+//
+// A handler hears of SIGTERM when it has nothing left to do; a server, which
+// closes its connections by itself then, as soon as routers know that it goes.
 func (p *pod) drain(i *instance, grace time.Duration) (listens, drained bool) {
+	conn := i.warm.conn
+	if conn.Server() {
+		// An error ends the connection, which is waited for below.
+		early := time.AfterFunc(p.agent.cfg.RouteSettle, func() { _ = conn.TerminateEarly() })
+		defer early.Stop()
+	}
 	listens, err := i.drain(p.agent.ctx, grace)
-	if err != nil {
+	exited := false
+	select {
+	case <-i.warm.container.Exited():
+		exited = true
+	default:
+	}
+	if err != nil && !exited {
 		p.agent.log.Warn("a container did not drain", "pod", p.spec.PodUID, "name", p.spec.PodName, "err", err)
 	}
-	if i.usage.inFlight() {
+	switch {
+	case exited:
+		i.fate.decide(exitFailure(i.warm, i.leasedAt))
+	case i.usage.inFlight():
 		i.fate.decide(&failure{reason: ReasonGracePeriodOver, message: fmt.Sprintf(
 			"the request had not been answered when its container had to end, after %v of grace", grace)})
 	}

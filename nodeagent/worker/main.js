@@ -78,9 +78,12 @@ const receive = (function receive(message) {
     debugged = isDebugged()
     server.report()
   } else if (message.type === 'terminate' && (state === 'ready' || state === 'draining')) {
+    if (message.early && !hearsTerm()) return
     state = 'terminating'
     server.release()
     terminate(exit)
+  } else if (message.type === 'terminate' && state === 'terminating') {
+    // It was told early.
   } else if (message.type === 'drain' && state === 'warm') {
     control.send({ type: 'drained', sigterm: false })
   } else if (message.type !== 'drain') {

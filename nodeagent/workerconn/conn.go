@@ -53,6 +53,8 @@ type Conn struct {
 	compiled chan struct{}
 	// heard is when the worker last said anything.
 	heard time.Time
+	// server says, once ready, that the function listens by itself.
+	server bool
 	// sigterm says, once drained, that the function listens for SIGTERM.
 	sigterm bool
 	ending  *Ending
@@ -237,7 +239,21 @@ func (c *Conn) Terminate() error {
 	if err := c.advance(from, terminating); err != nil {
 		return err
 	}
-	return c.send(bareMessage{Type: "terminate"})
+	return c.send(terminateMessage{Type: "terminate"})
+}
+
+// TerminateEarly is Terminate for a worker that still drains, if its function
+// listens for SIGTERM; otherwise nothing happens.
+func (c *Conn) TerminateEarly() error {
+	return c.send(terminateMessage{Type: "terminate", Early: true})
+}
+
+// Server reports whether the function is a server that listens by itself. It is
+// known once Activate has returned.
+func (c *Conn) Server() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.server
 }
 
 // Ping asks the worker for a sign of life, which Heard shows. It does not wait
@@ -347,7 +363,7 @@ func (c *Conn) receive(m message) error {
 		c.state, c.cache = warm, m.CompileCache
 		close(c.warm)
 	case m.Type == "ready" && c.state == activating:
-		c.state, c.loadMs = ready, m.LoadMs
+		c.state, c.loadMs, c.server = ready, m.LoadMs, m.Kind == "server"
 		close(c.loaded)
 	case m.Type == "failed" && c.state == activating:
 		c.state, c.failed = failed, m.loadError()

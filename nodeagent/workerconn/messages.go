@@ -122,6 +122,8 @@ type message struct {
 	DelayMs      float64      `json:"delayMs"`
 	Debugger     bool         `json:"debugger"`
 	SIGTERM      bool         `json:"sigterm"`
+	// Kind comes with "ready".
+	Kind string `json:"kind"`
 }
 
 func (m message) activity() Activity {
@@ -208,4 +210,10 @@ type drainMessage struct {
 // A bareMessage has nothing but its type.
 type bareMessage struct {
 	Type string `json:"type"`
+}
+
+type terminateMessage struct {
+	Type string `json:"type"`
+	// Early: only if the function listens for SIGTERM.
+	Early bool `json:"early,omitempty"`
 }

@@ -126,6 +126,38 @@ test('a listener of SIGTERM that throws is an uncaught error', async (t) => {
   assert.match(log, /Error: at the end\n\s+at .*index\.js/)
 })
 
+test('a server hears of SIGTERM while it finishes what runs, and ends by itself', async (t) => {
+  const container = await serving(t, {
+    'server.js': `const server = require('http').createServer((req, res) => { if (req.url === '/wait') setTimeout(() => res.end('waited'), 300); else res.end('ok') })
+      process.on('SIGTERM', () => { console.log('closing'); server.close(() => console.log('closed')) })
+      process.on('exit', (code) => console.log('exit', code))
+      server.listen(8080)`,
+  }, { command: ['node', 'server.js'] })
+  assert.equal((await container.request({})).text, 'ok')
+  const answers = [container.request({ path: '/wait' }), container.direct({ path: '/wait' })]
+  await container.receive('activity', { where: (m) => m.inFlight === 1 && m.direct === 1 })
+  container.send({ type: 'drain', graceMs: 10_000 })
+  container.send({ type: 'terminate', early: true })
+  assert.deepEqual((await Promise.all(answers)).map(({ text }) => text), ['waited', 'waited'])
+  assert.equal((await container.exited).code, 0)
+  await container.closed
+  assert.equal(container.log, 'closing\nclosed\nexit 0\n')
+})
+
+test('a server that does not listen for SIGTERM is not disturbed early', async (t) => {
+  const container = await serving(t, {
+    'server.js': `require('http').createServer((req, res) => setTimeout(() => res.end('waited'), 300)).listen(8080)`,
+  }, { command: ['node', 'server.js'] })
+  const answer = container.request({})
+  await container.receive('activity', { where: (m) => m.inFlight === 1 })
+  container.send({ type: 'drain', graceMs: 10_000 })
+  container.send({ type: 'terminate', early: true })
+  assert.equal((await answer).text, 'waited')
+  assert.equal((await container.receive('drained')).sigterm, false)
+  container.send({ type: 'terminate' })
+  assert.equal((await container.exited).code, 143)
+})
+
 test('requests pipelined on a direct connection that closes are answered or not executed', async (t) => {
   const container = await serving(t, {
     'index.js': `let n = 0; module.exports = (req, res) => { n++; if (req.path === '/wait') setTimeout(() => res.end('waited'), 200); else res.end(String(n)) }`,
