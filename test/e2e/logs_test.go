@@ -3,8 +3,6 @@
 package e2e
 
 import (
-	"bufio"
-	"os/exec"
 	"regexp"
 	"strings"
 	"testing"
@@ -51,10 +49,10 @@ func TestLogs(t *testing.T) {
 	if !regexp.MustCompile(`^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{9}Z err two\n$`).MatchString(stamped) {
 		t.Errorf("with a timestamp: %q", stamped)
 	}
+	// kubectl sends whole seconds.
 	at, _, _ := strings.Cut(stamped, " ")
-	// kubectl asks by whole seconds: there may be more before it.
-	if got := logs("--since-time=" + at); !strings.HasSuffix(got, "err two\n") {
-		t.Errorf("since the last line's second: %q", got)
+	if got := logs("--since-time=" + at); !strings.HasSuffix(got, "out two\nerr two\n") {
+		t.Errorf("since the last line: %q", got)
 	}
 	if _, err := run(t, "", "kubectl", "logs", "-n", namespace, "talker", "--previous"); err == nil || !strings.Contains(err.Error(), `previous terminated container "talker" in pod "talker" not found`) {
 		t.Errorf("previous, without a crash: %v", err)
@@ -113,73 +111,35 @@ func TestLogsSayWhyThereAreNone(t *testing.T) {
 	}
 }
 
-// logFollower is a kubectl logs --follow.
-type logFollower struct {
+// logLines is a kubectl logs --follow.
+type logLines struct {
 	t     *testing.T
-	lines chan string
+	begun time.Time
+	lines
 }
 
-func followLogs(t *testing.T, namespace, pod string) *logFollower {
+func followLogs(t *testing.T, namespace, pod string) logLines {
 	t.Helper()
-	cmd := exec.CommandContext(t.Context(), "kubectl", "logs", "-n", namespace, pod, "--follow")
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	cmd.Stderr = t.Output()
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	f := &logFollower{t: t, lines: make(chan string, 10_000)}
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		defer close(f.lines)
-		lines := bufio.NewScanner(out)
-		lines.Buffer(nil, 4<<20)
-		for lines.Scan() {
-			f.lines <- lines.Text()
-		}
-	}()
-	t.Cleanup(func() {
-		_ = cmd.Process.Kill()
-		<-done
-		_ = cmd.Wait()
-	})
-	return f
+	return logLines{t, time.Now(), follow(t, "kubectl", "logs", "-n", namespace, pod, "--follow")}
 }
 
 // until waits for a line.
-func (f *logFollower) until(want string) {
-	f.t.Helper()
-	limit := time.After(patience)
-	for {
-		select {
-		case line, ok := <-f.lines:
-			if !ok {
-				f.t.Fatalf("the log ended without %.100q", want)
-			}
-			if line == want {
-				return
-			}
-		case <-limit:
-			f.t.Fatalf("waited in vain for %.100q", want)
+func (l logLines) until(want string) {
+	l.t.Helper()
+	for line := range l.ch {
+		if line == want {
+			return
 		}
 	}
+	l.t.Fatalf("the log ended, or nothing more came, without %.100q", want)
 }
 
 // end waits for the end of the log.
-func (f *logFollower) end() {
-	f.t.Helper()
-	limit := time.After(patience)
-	for {
-		select {
-		case _, ok := <-f.lines:
-			if !ok {
-				return
-			}
-		case <-limit:
-			f.t.Fatal("the log does not end with its container")
-		}
+func (l logLines) end() {
+	l.t.Helper()
+	for range l.ch {
+	}
+	if time.Since(l.begun) >= patience { // it was ended
+		l.t.Fatal("the log does not end with its container")
 	}
 }
