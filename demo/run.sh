@@ -47,7 +47,8 @@ show kubectl run hello --image="$image" --port=8080 --override-type=strategic --
 show kubectl wait --for=condition=Ready pod/hello --timeout=60s
 show kubectl apply -k demo/greet
 show kubectl apply -k demo/headers
-kubectl wait --for=condition=Available deployment/greet deployment/headers --timeout=60s >/dev/null
+show kubectl apply -k demo/server
+kubectl wait --for=condition=Available deployment/greet deployment/headers deployment/server --timeout=60s >/dev/null
 
 timed='\n  (HTTP %{http_code}, %{time_total} s)\n'
 # Two pods of one revision: the first proves that the code loads, the second
@@ -63,6 +64,7 @@ bold "The first request of a parked function pod is its cold start, the second i
 show curl -sS -w "$timed" "$gateway/fn/hello-cold?name=Vik"
 show curl -sS -w "$timed" "$gateway/fn/hello-cold?name=Vik"
 show curl -sS -w "$timed" "$gateway/fn/greet/morning?name=Vik&language=fr"
+show curl -sS -w "$timed" "$gateway/fn/server?name=Vik" # an unmodified server
 
 show kubectl expose pod hello --port=80 --target-port=8080
 ip=$(kubectl get service hello -o jsonpath='{.spec.clusterIP}')

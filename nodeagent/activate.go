@@ -123,9 +123,11 @@ func (p *pod) load(ctx context.Context, inst *instance) error {
 		Lease: inst.lease, Nonce: inst.nonce,
 		Namespace: p.spec.Namespace, Function: p.spec.Function, Pod: p.spec.PodName, Revision: p.spec.Revision,
 		Entry: p.spec.Entry, PodAddress: p.spec.Address.String(), Port: int(p.spec.Port),
-		Hostname: p.spec.hostname(), Env: p.spec.environment(), LoadTimeout: cfg.LoadTimeout,
+		Hostname: p.spec.hostname(), Env: p.spec.environment(), Command: p.spec.Command, WorkingDir: p.spec.WorkingDir,
+		LoadTimeout: cfg.LoadTimeout,
 	})
 	inst.loaded = loaded
+	inst.stays = w.conn.Server() && !p.spec.ParkServer
 	return loadFailure(w, inst.leasedAt, cfg.LoadTimeout, err)
 }
 

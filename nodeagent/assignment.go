@@ -52,6 +52,12 @@ type Assignment struct {
 	StartParked bool
 	Hostname    string
 	DNS         DNS
+	// Command is the program to run and its arguments; empty: what the bundle
+	// says. WorkingDir is where; empty: Entry.
+	Command    []string
+	WorkingDir string
+	// ParkServer lets a program that listens by itself be parked as a handler is.
+	ParkServer bool
 }
 
 // PodMount is something bound into the pod's containers. Exactly one of
@@ -98,6 +104,9 @@ func (a *Assignment) validate() error {
 	case a.IdleTimeout < 0:
 		return refuse("the idle timeout %v is negative", a.IdleTimeout)
 	}
+	if err := a.validateCommand(); err != nil {
+		return refuse("%v", err)
+	}
 	if err := a.Resources.Validate(); err != nil {
 		return refuse("%v", err)
 	}
@@ -133,6 +142,32 @@ func (a *Assignment) validate() error {
 				return refuse("the DNS or host name setting %q holds white space", word)
 			}
 		}
+	}
+	return nil
+}
+
+// Bounds on a command: with the environment it must fit into one message to the
+// worker.
+const (
+	maxCommandWords = 1000
+	maxCommandBytes = 128 << 10
+)
+
+func (a *Assignment) validateCommand() error {
+	size := 0
+	for _, word := range a.Command {
+		if strings.ContainsRune(word, 0) {
+			return fmt.Errorf("a word of the command %.100q holds a NUL", word)
+		}
+		size += len(word)
+	}
+	switch dir := a.WorkingDir; {
+	case len(a.Command) > maxCommandWords || size > maxCommandBytes:
+		return fmt.Errorf("the command has %d words of %d bytes together, at most %d and %d are taken", len(a.Command), size, maxCommandWords, maxCommandBytes)
+	case len(a.Command) > 0 && a.Command[0] == "":
+		return errors.New("the first word of the command is empty")
+	case dir != "" && (!path.IsAbs(dir) || path.Clean(dir) != dir || len(dir) > 4096 || strings.ContainsRune(dir, 0)):
+		return fmt.Errorf("the working folder %.100q is not an absolute, clean path", dir)
 	}
 	return nil
 }

@@ -224,6 +224,7 @@ func assignmentOf(m *agentv1.Assignment) *Assignment {
 		Env:         map[string]string{},
 		Resources:   container.Resources{MilliCPU: m.GetResources().GetMilliCpu(), MemoryBytes: m.GetResources().GetMemoryBytes()},
 		IdleTimeout: m.GetIdleTimeout().AsDuration(), StartParked: m.GetStartParked(), Hostname: m.GetHostname(),
+		Command: m.GetCommand(), WorkingDir: m.GetWorkingDir(), ParkServer: m.GetParkServer(),
 		DNS: DNS{Nameservers: m.GetDns().GetNameservers(), Searches: m.GetDns().GetSearches(), Options: m.GetDns().GetOptions()},
 	}
 	// Whatever does not fit is left zero, which validation refuses.
@@ -265,7 +266,7 @@ var stateMessages = map[State]agentv1.PodState{
 func podStatus(s status) *agentv1.PodStatus {
 	m := &agentv1.PodStatus{
 		PodUid: s.PodUID, Epoch: &agentv1.Epoch{Generation: s.Epoch.Generation, Counter: s.Epoch.Counter},
-		State: stateMessages[s.State], RestartCount: int32(s.Restarts),
+		State: stateMessages[s.State], RestartCount: int32(s.Restarts), Stays: s.Stays,
 	}
 	if t := s.Last; t != nil {
 		m.LastTermination = &agentv1.Termination{

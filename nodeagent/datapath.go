@@ -151,6 +151,7 @@ func (p *pod) lost(i *instance) {
 	if out {
 		p.life.exited(f, time.Since(i.leasedAt), time.Now())
 		p.scheduleRetry(time.Now())
+		p.replace()
 	}
 	p.mu.Unlock()
 	if out {

@@ -23,6 +23,10 @@ type fakeWorkers struct {
 	// broken functions do not load.
 	broken map[string]bool
 	loads  map[string]int
+	// commands and folders are what the last activation of a function was told
+	// to run, and where. One with a command is a server.
+	commands map[string][]string
+	folders  map[string]string
 	// release, if not nil, is what a request for /block waits for; each one
 	// that waits says so on blocked.
 	release chan struct{}
@@ -37,7 +41,7 @@ type fakeWorkers struct {
 }
 
 func newFakeWorkers() *fakeWorkers {
-	return &fakeWorkers{broken: map[string]bool{}, loads: map[string]int{}, release: make(chan struct{}), blocked: make(chan struct{}, 100), terminated: make(chan struct{}, 100), goOn: make(chan struct{})}
+	return &fakeWorkers{broken: map[string]bool{}, loads: map[string]int{}, commands: map[string][]string{}, folders: map[string]string{}, release: make(chan struct{}), blocked: make(chan struct{}, 100), terminated: make(chan struct{}, 100), goOn: make(chan struct{})}
 }
 
 func (f *fakeWorkers) loaded(function string) int {
@@ -169,6 +173,15 @@ func (w *fakeWorker) activate(m map[string]any) {
 	f := w.all
 	f.mu.Lock()
 	f.loads[active["function"]]++
+	kind := "handler"
+	if command, ok := m["command"].([]any); ok {
+		kind = "server"
+		f.commands[active["function"]] = nil
+		for _, word := range command {
+			f.commands[active["function"]] = append(f.commands[active["function"]], word.(string))
+		}
+	}
+	f.folders[active["function"]] = active["workingDir"]
 	broken := f.broken[active["function"]]
 	f.mu.Unlock()
 	if broken {
@@ -179,11 +192,10 @@ func (w *fakeWorker) activate(m map[string]any) {
 	w.mu.Lock()
 	w.active = active
 	w.mu.Unlock()
-	kind := "handler"
 	if f.server {
 		kind = "server"
 	}
-	w.say(fmt.Sprintf(`{"type":"ready","loadMs":1,"kind":%q}`, kind))
+	w.say(`{"type":"ready","loadMs":1,"kind":"` + kind + `"}`)
 }
 
 // print writes into the function's log as JavaScript does.
@@ -233,6 +245,16 @@ func (w *fakeWorker) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 		w.status = container.ExitStatus{Code: 3}
 		w.exit()
 		panic(http.ErrAbortHandler)
+	case "/upgrade":
+		conn, both, err := http.NewResponseController(rw).Hijack()
+		if err != nil {
+			panic(err)
+		}
+		defer conn.Close()
+		fmt.Fprintf(both, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: %s\r\n\r\n", r.Header.Get("Upgrade"))
+		_ = both.Flush()
+		_, _ = io.Copy(conn, both)
+		return
 	case "/block":
 		w.all.blocked <- struct{}{}
 		select {

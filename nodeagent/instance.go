@@ -21,7 +21,9 @@ type instance struct {
 	// loaded is how long the function's module took, by the worker's clock. It
 	// is set before the pod becomes Active.
 	loaded time.Duration
-	usage  *usage
+	// stays: it is never parked. Set before the pod becomes Active.
+	stays bool
+	usage *usage
 	// watchdog belongs to the supervisor's goroutine.
 	watchdog watchdog
 	// fate is why the container ended, once that is known.

@@ -14,7 +14,11 @@ func (p *pod) supervise(i *instance) bool {
 	p.work.Add(1)
 	started := p.agent.tasks.start(func() {
 		defer p.work.Done()
-		c := i.watch(p.spec.IdleTimeout, func() bool { return p.park(i) })
+		idleTimeout := p.spec.IdleTimeout
+		if i.stays {
+			idleTimeout = 0
+		}
+		c := i.watch(idleTimeout, func() bool { return p.park(i) })
 		p.end(i, c)
 	})
 	if !started {
@@ -52,6 +56,7 @@ func (p *pod) end(i *instance, c cause) {
 		if p.detach(i) {
 			p.life.exited(f, now.Sub(i.leasedAt), now)
 			p.scheduleRetry(now)
+			p.replace()
 			p.agent.log.Warn("a container ended by itself", "pod", p.spec.PodUID, "name", p.spec.PodName, "reason", f.reason, "message", f.message, "restarts", p.life.restarts())
 		}
 		p.mu.Unlock()

@@ -46,6 +46,8 @@ type pod struct {
 	mounts    []PodMount
 	life      lifecycle
 	withdrawn bool
+	// stays: what it runs is never parked; known once a container has loaded it.
+	stays bool
 	// volumes is nil until the pod is prepared.
 	volumes *volumes
 	// current serves the pod; nil unless Active.
@@ -85,6 +87,8 @@ type status struct {
 	// Last is how the last container ended that ended by itself; nil: none has.
 	Last      *termination
 	StartedAt time.Time
+	// Stays: the pod is never parked.
+	Stays bool
 	// Withdrawn pods are of no interest until they are Gone.
 	Withdrawn bool
 }
@@ -94,7 +98,7 @@ func (p *pod) status() status {
 	defer p.mu.Unlock()
 	s := status{
 		PodUID: p.spec.PodUID, Epoch: p.epoch, State: p.life.state, Instance: p.current,
-		Restarts: p.life.restarts(), Last: p.life.last, StartedAt: p.life.startedAt, Withdrawn: p.withdrawn,
+		Restarts: p.life.restarts(), Last: p.life.last, StartedAt: p.life.startedAt, Stays: p.stays, Withdrawn: p.withdrawn,
 	}
 	if p.life.state == Failed {
 		s.Failure = p.life.failure
@@ -167,7 +171,7 @@ func (p *pod) run(ctx context.Context, at *attempt) {
 	case err == nil && !p.supervise(inst):
 		orphan, err = inst, errWithdrawn
 	case err == nil:
-		p.current = inst
+		p.current, p.stays = inst, inst.stays
 		p.life.activated(now)
 	default:
 		orphan = inst
@@ -200,7 +204,7 @@ func (p *pod) settle(err error, now time.Time) {
 	switch {
 	case p.withdrawn || p.agent.ctx.Err() != nil:
 		return
-	case f == nil && p.life.ready():
+	case f == nil && p.life.ready() && !p.stays:
 		// No container to be had now, which is not the function's fault: the
 		// pod stays parked, and its next request tries again.
 		p.agent.log.Warn("no container for a parked pod", "pod", p.spec.PodUID, "name", p.spec.PodName, "err", err)
@@ -227,6 +231,14 @@ func (p *pod) scheduleRetry(now time.Time) {
 			p.try(true, true)
 		}
 	})
+}
+
+// replace gets a pod that is never parked a container in place of one that ended
+// by itself and is forgiven. The caller holds mu.
+func (p *pod) replace() {
+	if p.stays && p.life.state == Parked && p.attempt == nil {
+		p.try(true, true)
+	}
 }
 
 // lease returns an instance that serves the pod, with one use of it begun: the

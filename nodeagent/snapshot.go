@@ -35,7 +35,7 @@ type keptState struct {
 // kept is one pod in the file.
 type kept struct {
 	Assignment *Assignment
-	// Proved is set for a pod that has been ready here: it may begin parked.
+	// Proved is set for a pod that has been ready here and may begin parked.
 	Proved bool
 }
 
@@ -158,7 +158,7 @@ func (ps *pods) keep() (keptState, bool) {
 		p.mu.Lock()
 		a := *p.spec
 		a.Epoch, a.Mounts = p.epoch, p.mounts
-		state.Pods = append(state.Pods, kept{Assignment: &a, Proved: !p.life.startedAt.IsZero()})
+		state.Pods = append(state.Pods, kept{Assignment: &a, Proved: !p.life.startedAt.IsZero() && !p.stays})
 		p.mu.Unlock()
 	}
 	return state, true

@@ -19,6 +19,8 @@ import (
 // its env and volumes may refer to.
 type place struct {
 	podIP, hostIP string
+	// port is the pod's, which programs look for in PORT.
+	port uint32
 	// node is what a container without limits may use of the node.
 	node *agentv1.Capacity
 	// defaults come before everything of the pod's own, by name.
@@ -26,7 +28,7 @@ type place struct {
 }
 
 // resolveEnv gives the container's environment in the order of its spec: the
-// defaults, then envFrom, then env. Values may refer to earlier ones as
+// defaults, PORT, then envFrom, then env. Values may refer to earlier ones as
 // $(NAME); $$ stands for $.
 func resolveEnv(ctx context.Context, objects Objects, pod *corev1.Pod, c *corev1.Container, at place) ([]*agentv1.EnvVar, error) {
 	var all []*agentv1.EnvVar
@@ -38,6 +40,7 @@ func resolveEnv(ctx context.Context, objects Objects, pod *corev1.Pod, c *corev1
 	for _, name := range slices.Sorted(maps.Keys(at.defaults)) {
 		add(name, at.defaults[name])
 	}
+	add("PORT", strconv.FormatUint(uint64(at.port), 10))
 	for i, from := range c.EnvFrom {
 		data, err := envFrom(ctx, objects, pod.Namespace, from)
 		if err != nil {
@@ -219,6 +222,22 @@ func ceilDiv(value, by int64) string {
 		n++
 	}
 	return strconv.FormatInt(n, 10)
+}
+
+// expandCommand expands each word of a command by the container's environment.
+func expandCommand(command []string, env []*agentv1.EnvVar) []string {
+	if len(command) == 0 {
+		return nil
+	}
+	values := map[string]string{}
+	for _, e := range env {
+		values[e.GetName()] = e.GetValue()
+	}
+	words := make([]string, 0, len(command))
+	for _, word := range command {
+		words = append(words, expand(word, values))
+	}
+	return words
 }
 
 var variable = regexp.MustCompile(`\$(\$|\(([^)]*)\))`)

@@ -19,6 +19,9 @@ const (
 	// AnnotationIdleTimeout is how long a pod may be without activity before it
 	// is parked, a Go duration; "0s" means never.
 	AnnotationIdleTimeout = "sanfran.dev/idle-timeout"
+	// AnnotationPark set to "true" has a pod parked also when its program listens
+	// by itself; handlers always are.
+	AnnotationPark = "sanfran.dev/park"
 	// AnnotationExpose set to "false" keeps a pod off the gateway.
 	AnnotationExpose = "sanfran.dev/expose"
 
@@ -47,6 +50,12 @@ type Function struct {
 	Hostname    string
 	// Container is the pod's only one.
 	Container *corev1.Container
+	// Command is the program to run and its arguments, $(NAME) not expanded; nil
+	// when the code says what it is. WorkingDir is where, clean; empty: codePath.
+	Command    []string
+	WorkingDir string
+	// ParkServer: a program that listens by itself may be parked.
+	ParkServer bool
 	// Mounts are in the order of the container's, the code among them.
 	Mounts []VolumeMount
 	// Ignored are parts of the spec that are accepted and have no effect yet,
@@ -107,10 +116,34 @@ func ReadFunction(pod *corev1.Pod) (*Function, error) {
 		f.IdleTimeout = &timeout
 	}
 	var err error
+	if f.Command, err = commandOf(c); err != nil {
+		return nil, err
+	}
+	if c.WorkingDir != "" {
+		f.WorkingDir = path.Clean(c.WorkingDir)
+	}
+	if f.ParkServer, err = parkServer(pod); err != nil {
+		return nil, err
+	}
 	if f.Mounts, err = volumeMounts(pod, c); err != nil {
 		return nil, err
 	}
 	return f, nil
+}
+
+// parkServer reads the annotation. A program that is not always restarted shall
+// run to its end, and is never parked.
+func parkServer(pod *corev1.Pod) (bool, error) {
+	const field = "metadata.annotations[" + AnnotationPark + "]"
+	switch text := pod.Annotations[AnnotationPark]; {
+	case text == "" || text == "false":
+		return false, nil
+	case text != "true":
+		return false, unsupported(field, `%q is neither "true" nor "false"`, text)
+	case pod.Spec.RestartPolicy != "" && pod.Spec.RestartPolicy != corev1.RestartPolicyAlways:
+		return false, unsupported(field, "a pod with restartPolicy %s is never parked; remove one of them", pod.Spec.RestartPolicy)
+	}
+	return true, nil
 }
 
 // functionName is the label's value, else the top controller's name, else the

@@ -124,8 +124,13 @@ func TestUnsupportedNamesTheFieldAndWhatToDo(t *testing.T) {
 			Sources: []corev1.VolumeProjection{{ClusterTrustBundle: &corev1.ClusterTrustBundleProjection{}}}}})},
 		{"spec.containers[0].image", container(func(c *corev1.Container) { c.Image = "nginx" })},
 		{"spec.containers[0].command", container(func(c *corev1.Container) { c.Command = []string{"sh"} })},
-		{"spec.containers[0].args", container(func(c *corev1.Container) { c.Args = []string{"x"} })},
-		{"spec.containers[0].workingDir", container(func(c *corev1.Container) { c.WorkingDir = "/x" })},
+		{"spec.containers[0].args", container(func(c *corev1.Container) { c.Args = []string{"npm", "test"} })},
+		{"spec.containers[0].workingDir", container(func(c *corev1.Container) { c.WorkingDir = "x" })},
+		{"metadata.annotations[sanfran.dev/park]", func(p *corev1.Pod) { p.Annotations = map[string]string{AnnotationPark: "yes"} }},
+		{"metadata.annotations[sanfran.dev/park]", func(p *corev1.Pod) {
+			p.Annotations = map[string]string{AnnotationPark: "true"}
+			p.Spec.RestartPolicy = corev1.RestartPolicyNever
+		}},
 		{"spec.containers[0].lifecycle", container(func(c *corev1.Container) { c.Lifecycle = &corev1.Lifecycle{} })},
 		{"spec.containers[0].ports", container(func(c *corev1.Container) { c.Ports = make([]corev1.ContainerPort, 2) })},
 		{"spec.containers[0].ports[0].hostPort", container(func(c *corev1.Container) { c.Ports = []corev1.ContainerPort{{HostPort: 80}} })},

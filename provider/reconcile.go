@@ -165,7 +165,7 @@ func inputsOf(pod *corev1.Pod, podIP string) string {
 	return strings.Join([]string{
 		podIP, fmt.Sprint(pod.Generation),
 		pod.Labels[LabelFunction], pod.Labels[AnnotationExpose],
-		pod.Annotations[AnnotationIdleTimeout], pod.Annotations[AnnotationExpose],
+		pod.Annotations[AnnotationIdleTimeout], pod.Annotations[AnnotationExpose], pod.Annotations[AnnotationPark],
 	}, "\x00")
 }
 

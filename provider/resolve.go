@@ -82,6 +82,7 @@ func resolve(ctx context.Context, objects Objects, pod *corev1.Pod, f *Function,
 		}
 		mounts = append(mounts, mount)
 	}
+	at.port = f.Port
 	env, err := resolveEnv(ctx, objects, pod, f.Container, at)
 	if err != nil {
 		return nil, err
@@ -95,6 +96,7 @@ func resolve(ctx context.Context, objects Objects, pod *corev1.Pod, f *Function,
 		Function: f.Name, Revision: rev, Address: at.podIP, Port: f.Port,
 		Runtime: f.Runtime, Entry: codePath, Mounts: mounts, Env: env,
 		Resources: f.Resources, Hostname: f.Hostname,
+		Command: expandCommand(f.Command, env), WorkingDir: f.WorkingDir, ParkServer: f.ParkServer,
 	}
 	return r, nil
 }

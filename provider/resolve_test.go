@@ -106,7 +106,7 @@ func TestResolveEnv(t *testing.T) {
 		got = append(got, e.Name+"="+e.Value)
 	}
 	want := []string{
-		"KUBERNETES_SERVICE_HOST=10.96.0.1", "C_B=2", "C_MODE=fast", "IP=10.245.0.5",
+		"KUBERNETES_SERVICE_HOST=10.96.0.1", "PORT=8080", "C_B=2", "C_MODE=fast", "IP=10.245.0.5",
 		"URL=http://10.245.0.5:$(IP)/$(NOTHING)", "PASS=s3", "MODE=fast", "APP=x", "NOTE=y",
 		"NODE=sanfran", "HOST=10.0.0.1", "UID=uid-hello", "MEM=1", "CPU=2",
 	}

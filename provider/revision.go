@@ -26,10 +26,14 @@ func revision(namespace, bundle string, f *Function, serviceAccount string) (str
 		Env                                        []corev1.EnvVar
 		EnvFrom                                    []corev1.EnvFromSource
 		Mounts                                     []mount
+		Command                                    []string
+		WorkingDir                                 string
+		ParkServer                                 bool
 	}{
 		Namespace: namespace, Bundle: bundle, Runtime: f.Runtime, ServiceAccount: serviceAccount,
 		Port: f.Port, MilliCPU: f.Resources.GetMilliCpu(), MemoryBytes: f.Resources.GetMemoryBytes(),
 		Env: f.Container.Env, EnvFrom: f.Container.EnvFrom,
+		Command: f.Command, WorkingDir: f.WorkingDir, ParkServer: f.ParkServer,
 	}
 	for _, m := range f.Mounts {
 		content.Mounts = append(content.Mounts, mount{m.Path, m.Volume.VolumeSource})

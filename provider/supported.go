@@ -2,6 +2,7 @@ package provider
 
 import (
 	"fmt"
+	"path"
 
 	corev1 "k8s.io/api/core/v1"
 )
@@ -66,12 +67,8 @@ func checkContainer(c *corev1.Container) error {
 		return unsupported(field+".image", "%q is not a function's image; use sanfran/node:24 with the code in a ConfigMap mounted at %s, or run this pod on another node", c.Image, codePath)
 	}
 	switch {
-	case len(c.Command) > 0:
-		return unsupported(field+".command", "own commands are not supported yet; export a handler from %s/index.js", codePath)
-	case len(c.Args) > 0:
-		return unsupported(field+".args", "own arguments are not supported yet; use env")
-	case c.WorkingDir != "":
-		return unsupported(field+".workingDir", "it is not supported yet; remove it")
+	case c.WorkingDir != "" && !path.IsAbs(c.WorkingDir):
+		return unsupported(field+".workingDir", "%q is not an absolute path", c.WorkingDir)
 	case c.Lifecycle != nil:
 		return unsupported(field+".lifecycle", "hooks are not run yet; remove them")
 	case len(c.VolumeDevices) > 0:

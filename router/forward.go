@@ -113,6 +113,8 @@ type Exchange struct {
 	r         *http.Request
 	opts      ExchangeOptions
 	body      *replayBody // nil for a request without a body
+	// trailer is filled when the body has been read to its end.
+	trailer http.Header
 
 	// Of the current attempt:
 	upstream Upstream
@@ -137,7 +139,10 @@ type ExchangeOptions struct {
 
 // Begin prepares a request for its attempts.
 func (f *Forwarder) Begin(w http.ResponseWriter, r *http.Request, opts ExchangeOptions) *Exchange {
-	x := &Exchange{forwarder: f, w: w, opts: opts}
+	x := &Exchange{forwarder: f, w: w, opts: opts, trailer: r.Trailer}
+	if r.Header.Get("Upgrade") != "" {
+		x.w = upgradeWriter{w}
+	}
 	if r.Body != nil && r.Body != http.NoBody && r.ContentLength != 0 {
 		x.body = newReplayBody(r.Body)
 	}
@@ -185,6 +190,9 @@ func rewrite(pr *httputil.ProxyRequest) {
 		setPath(out.URL, x.opts.Path)
 	}
 	StripHeaders(out.Header)
+	if x.trailer != nil {
+		out.Trailer = x.trailer // a copy would stay empty
+	}
 	if x.opts.Edge {
 		stripFamily(out.Header, "X-Forwarded-")
 		pr.SetXForwarded()

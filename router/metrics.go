@@ -1,6 +1,7 @@
 package router
 
 import (
+	"net/http"
 	"strconv"
 	"time"
 
@@ -23,7 +24,7 @@ func NewMetrics(registry prometheus.Registerer) *Metrics {
 		}, []string{"code", "cold"}),
 		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name:    "sanfran_gateway_request_duration_seconds",
-			Help:    "Time from a request's headers to the end of its answer.",
+			Help:    "Time from a request's headers to the end of its answer, upgrades not counted.",
 			Buckets: []float64{.0005, .001, .002, .003, .005, .008, .015, .03, .1, .3, 1, 3, 10},
 		}, []string{"cold"}),
 		retries: prometheus.NewCounterVec(prometheus.CounterOpts{
@@ -41,7 +42,9 @@ func (m *Metrics) observe(status int, cold bool, took time.Duration) {
 	}
 	temperature := strconv.FormatBool(cold)
 	m.requests.WithLabelValues(strconv.Itoa(status), temperature).Inc()
-	m.duration.WithLabelValues(temperature).Observe(took.Seconds())
+	if status != http.StatusSwitchingProtocols { // open as long as both ends like
+		m.duration.WithLabelValues(temperature).Observe(took.Seconds())
+	}
 }
 
 func (m *Metrics) retried(outcome Outcome) {

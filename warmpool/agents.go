@@ -193,7 +193,7 @@ func (b *Books) lost(a *agent, p *pod) {
 		b.explainWaiting(p)
 		return
 	}
-	p.startParked = b.revisions[p.want.GetRevision()].proved
+	p.startParked = b.revisions[p.want.GetRevision()].startsParked()
 	b.synthesize(p, agentv1.PodState_POD_STATE_PREPARING, "Assigned", "the agent on node "+a.node+" prepares the pod")
 }
 

@@ -78,6 +78,8 @@ type revision struct {
 	// its pods, is the only one that is tried.
 	proved bool
 	prover string
+	// stays: its pods are never parked, so none begins so.
+	stays bool
 	// failure is why the prover does not load.
 	failure *agentv1.PodStatus
 }

@@ -225,6 +225,20 @@ func TestFirstPodProvesTheOthers(t *testing.T) {
 	}
 }
 
+func TestPodsThatStayDoNotBeginParked(t *testing.T) {
+	w := fresh(t, "n1")
+	a := w.agent("n1")
+	w.assign("a", "r1")
+	w.books.ReportPod(a.session, &agentv1.PodStatus{
+		PodUid: "a", Epoch: a.pods["a"].GetEpoch(), State: active, Stays: true,
+		Instance: &agentv1.Instance{LeaseId: "l", Address: "n1:20000", Nonce: "n"},
+	}, w.now)
+	w.assign("b", "r1")
+	if b := a.pods["b"]; b == nil || b.GetStartParked() {
+		t.Errorf("a further pod of a server's revision: %v; want it activated", b)
+	}
+}
+
 func TestAnotherPodProvesWhenTheFirstGoes(t *testing.T) {
 	w := fresh(t, "n1")
 	w.assign("a", "r1")

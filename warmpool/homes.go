@@ -196,7 +196,7 @@ func (b *Books) place(p *pod) {
 
 // renew makes node the pod's home under a new epoch and tells its agent.
 func (b *Books) renew(p *pod, node string) {
-	p.startParked = b.revisions[p.want.GetRevision()].proved
+	p.startParked = b.revisions[p.want.GetRevision()].startsParked()
 	b.setHome(p, node, b.nextEpoch())
 	if a := b.agents[node]; !p.startParked {
 		a.promised[p.want.GetRuntime()]++

@@ -5,7 +5,8 @@ import agentv1 "sanfran.dev/proto/sanfran/agent/v1"
 // The first pod of a revision is activated when it is created, so that code
 // which does not load is seen at once. The others wait for it, and begin
 // parked once it has loaded: a thousand pods of a proved revision start no
-// container, and a thousand of a broken one fail once.
+// container, and a thousand of a broken one fail once. Programs that listen by
+// themselves are not parked, unless they have opted in, and do not begin so.
 
 // join adds the pod to its revision.
 func (b *Books) join(p *pod) {
@@ -41,12 +42,17 @@ func (b *Books) mayTry(p *pod) bool {
 	return r.proved || r.prover == p.uid()
 }
 
+// startsParked says whether a further pod of the revision begins without a
+// container.
+func (r *revision) startsParked() bool { return r.proved && !r.stays }
+
 // learn takes from a pod's reported status what it says of its revision. It
 // returns whether pods that waited may be tried now.
 func (b *Books) learn(p *pod) bool {
 	r := b.revisions[p.want.GetRevision()]
 	switch p.status.GetState() {
 	case agentv1.PodState_POD_STATE_ACTIVE, agentv1.PodState_POD_STATE_PARKED:
+		r.stays = r.stays || p.status.GetStays()
 		if r.proved {
 			return false
 		}

@@ -363,7 +363,7 @@ func (c *Conn) receive(m message) error {
 		c.state, c.cache = warm, m.CompileCache
 		close(c.warm)
 	case m.Type == "ready" && c.state == activating:
-		c.state, c.loadMs, c.server = ready, m.LoadMs, m.Kind == "server"
+		c.state, c.loadMs, c.server = ready, m.LoadMs, m.Kind == kindServer
 		close(c.loaded)
 	case m.Type == "failed" && c.state == activating:
 		c.state, c.failed = failed, m.loadError()

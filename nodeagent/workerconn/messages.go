@@ -38,6 +38,12 @@ const (
 	maxDelayMs = 24 * 60 * 60 * 1000
 )
 
+// Kinds of what a worker has loaded.
+const (
+	kindHandler = "handler"
+	kindServer  = "server"
+)
+
 // Activation tells a warm worker which function it is from now on.
 type Activation struct {
 	Lease     string `json:"lease"`
@@ -54,6 +60,10 @@ type Activation struct {
 	Port       int               `json:"port"`
 	Hostname   string            `json:"hostname"`
 	Env        map[string]string `json:"env"`
+	// Command is the program to run and its arguments; empty: what the bundle
+	// says. WorkingDir is where; empty: the folder of Entry.
+	Command    []string `json:"command,omitempty"`
+	WorkingDir string   `json:"workingDir,omitempty"`
 	// LoadTimeout bounds loading; the worker reports LoadTimeout after it.
 	LoadTimeout time.Duration `json:"-"`
 	// Compiled: what V8 has compiled of the function is mounted at the folder
@@ -140,6 +150,9 @@ func parse(line []byte) (message, error) {
 	}
 	if m.DelayMs < 0 || m.DelayMs > maxDelayMs {
 		return m, fmt.Errorf("%w: an event loop's delay of %v ms is out of range", ErrProtocol, m.DelayMs)
+	}
+	if m.Kind != "" && m.Kind != kindHandler && m.Kind != kindServer {
+		return m, fmt.Errorf("%w: kind %.40q", ErrProtocol, m.Kind)
 	}
 	return m, nil
 }

@@ -129,13 +129,14 @@ func TestParkedFunctionAnswers(t *testing.T) {
 
 func TestDemos(t *testing.T) {
 	namespace := newNamespace(t)
-	for _, demo := range []string{"hello", "headers", "greet"} {
+	for _, demo := range []string{"hello", "headers", "greet", "server"} {
 		kubectl(t, "apply", "-n", namespace, "-k", "../../demo/"+demo)
 	}
 	waitReady(t, namespace, "hello")
-	kubectl(t, "wait", "-n", namespace, "--for=condition=Available", "deployment/headers", "deployment/greet", "--timeout=60s")
+	kubectl(t, "wait", "-n", namespace, "--for=condition=Available", "deployment/headers", "deployment/greet", "deployment/server", "--timeout=60s")
 	for path, want := range map[string]string{
 		"hello?name=Vik":               "Hello Vik",
+		"server?name=Vik":              "Hello Vik",
 		"greet/morning?name=Vik":       `{"greeting":"Good morning, Vik"}`,
 		"greet/evening?language=fr":    `{"greeting":"Bonsoir, World"}`,
 		"greet/languages":              `["en","fr","hi"]`,

@@ -649,9 +649,17 @@ type Assignment struct {
 	IdleTimeout *durationpb.Duration `protobuf:"bytes,14,opt,name=idle_timeout,json=idleTimeout,proto3" json:"idle_timeout,omitempty"`
 	// Set for a pod of a revision that another pod has already proved to load:
 	// it begins parked.
-	StartParked   bool   `protobuf:"varint,15,opt,name=start_parked,json=startParked,proto3" json:"start_parked,omitempty"`
-	Hostname      string `protobuf:"bytes,16,opt,name=hostname,proto3" json:"hostname,omitempty"`
-	Dns           *Dns   `protobuf:"bytes,17,opt,name=dns,proto3" json:"dns,omitempty"`
+	StartParked bool   `protobuf:"varint,15,opt,name=start_parked,json=startParked,proto3" json:"start_parked,omitempty"`
+	Hostname    string `protobuf:"bytes,16,opt,name=hostname,proto3" json:"hostname,omitempty"`
+	Dns         *Dns   `protobuf:"bytes,17,opt,name=dns,proto3" json:"dns,omitempty"`
+	// The program to run and its arguments, for a pod that names one; empty: what
+	// the bundle says. $(NAME) is expanded already.
+	Command []string `protobuf:"bytes,18,rep,name=command,proto3" json:"command,omitempty"`
+	// The folder it runs in; empty: that of the code.
+	WorkingDir string `protobuf:"bytes,19,opt,name=working_dir,json=workingDir,proto3" json:"working_dir,omitempty"`
+	// A pod whose program listens by itself may be parked all the same, as a
+	// handler is: it has opted in, and is always restarted.
+	ParkServer    bool `protobuf:"varint,20,opt,name=park_server,json=parkServer,proto3" json:"park_server,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -803,6 +811,27 @@ func (x *Assignment) GetDns() *Dns {
 		return x.Dns
 	}
 	return nil
+}
+
+func (x *Assignment) GetCommand() []string {
+	if x != nil {
+		return x.Command
+	}
+	return nil
+}
+
+func (x *Assignment) GetWorkingDir() string {
+	if x != nil {
+		return x.WorkingDir
+	}
+	return ""
+}
+
+func (x *Assignment) GetParkServer() bool {
+	if x != nil {
+		return x.ParkServer
+	}
+	return false
 }
 
 // EnvVar is one resolved environment variable.
@@ -1258,8 +1287,11 @@ type PodStatus struct {
 	// How the last container ended that ended by itself at this agent; absent if
 	// none has. Containers that were parked are none of these.
 	LastTermination *Termination `protobuf:"bytes,9,opt,name=last_termination,json=lastTermination,proto3" json:"last_termination,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// Set once the pod has turned out to be never parked: its program listens by
+	// itself, and it has not opted in.
+	Stays         bool `protobuf:"varint,10,opt,name=stays,proto3" json:"stays,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *PodStatus) Reset() {
@@ -1353,6 +1385,13 @@ func (x *PodStatus) GetLastTermination() *Termination {
 		return x.LastTermination
 	}
 	return nil
+}
+
+func (x *PodStatus) GetStays() bool {
+	if x != nil {
+		return x.Stays
+	}
+	return false
 }
 
 // Termination is the end of a container.
@@ -1789,7 +1828,7 @@ const file_sanfran_agent_v1_agent_proto_rawDesc = "" +
 	"\vassignments\x18\x01 \x03(\v2\x1c.sanfran.agent.v1.AssignmentR\vassignments\x12\x1e\n" +
 	"\n" +
 	"generation\x18\x02 \x01(\x04R\n" +
-	"generation\"\xe1\x04\n" +
+	"generation\"\xbd\x05\n" +
 	"\n" +
 	"Assignment\x12-\n" +
 	"\x05epoch\x18\x01 \x01(\v2\x17.sanfran.agent.v1.EpochR\x05epoch\x12\x17\n" +
@@ -1809,7 +1848,12 @@ const file_sanfran_agent_v1_agent_proto_rawDesc = "" +
 	"\fidle_timeout\x18\x0e \x01(\v2\x19.google.protobuf.DurationR\vidleTimeout\x12!\n" +
 	"\fstart_parked\x18\x0f \x01(\bR\vstartParked\x12\x1a\n" +
 	"\bhostname\x18\x10 \x01(\tR\bhostname\x12'\n" +
-	"\x03dns\x18\x11 \x01(\v2\x15.sanfran.agent.v1.DnsR\x03dns\"2\n" +
+	"\x03dns\x18\x11 \x01(\v2\x15.sanfran.agent.v1.DnsR\x03dns\x12\x18\n" +
+	"\acommand\x18\x12 \x03(\tR\acommand\x12\x1f\n" +
+	"\vworking_dir\x18\x13 \x01(\tR\n" +
+	"workingDir\x12\x1f\n" +
+	"\vpark_server\x18\x14 \x01(\bR\n" +
+	"parkServer\"2\n" +
 	"\x06EnvVar\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value\"K\n" +
@@ -1838,7 +1882,7 @@ const file_sanfran_agent_v1_agent_proto_rawDesc = "" +
 	"Withdrawal\x12\x17\n" +
 	"\apod_uid\x18\x01 \x01(\tR\x06podUid\x12-\n" +
 	"\x05epoch\x18\x02 \x01(\v2\x17.sanfran.agent.v1.EpochR\x05epoch\x12<\n" +
-	"\fgrace_period\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\vgracePeriod\"\x99\x03\n" +
+	"\fgrace_period\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\vgracePeriod\"\xaf\x03\n" +
 	"\tPodStatus\x12\x17\n" +
 	"\apod_uid\x18\x01 \x01(\tR\x06podUid\x12-\n" +
 	"\x05epoch\x18\x02 \x01(\v2\x17.sanfran.agent.v1.EpochR\x05epoch\x120\n" +
@@ -1849,7 +1893,9 @@ const file_sanfran_agent_v1_agent_proto_rawDesc = "" +
 	"\rrestart_count\x18\a \x01(\x05R\frestartCount\x129\n" +
 	"\n" +
 	"started_at\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\tstartedAt\x12H\n" +
-	"\x10last_termination\x18\t \x01(\v2\x1d.sanfran.agent.v1.TerminationR\x0flastTermination\"\xec\x01\n" +
+	"\x10last_termination\x18\t \x01(\v2\x1d.sanfran.agent.v1.TerminationR\x0flastTermination\x12\x14\n" +
+	"\x05stays\x18\n" +
+	" \x01(\bR\x05stays\"\xec\x01\n" +
 	"\vTermination\x12\x16\n" +
 	"\x06reason\x18\x01 \x01(\tR\x06reason\x12\x18\n" +
 	"\amessage\x18\x02 \x01(\tR\amessage\x12\x1b\n" +
