@@ -234,6 +234,12 @@ type pod struct {
 				Waiting *struct{ Reason, Message string }
 				Running *struct{ StartedAt string }
 			}
+			LastState struct {
+				Terminated *struct {
+					Reason, Message string
+					ExitCode        int
+				}
+			}
 		}
 	}
 }
