@@ -238,6 +238,42 @@ func TestTheEndOfALease(t *testing.T) {
 	}
 }
 
+// TestAServerEndsByItself deletes a pod whose server closes its connections when
+// it hears of SIGTERM: the request that runs is answered.
+func TestAServerEndsByItself(t *testing.T) {
+	a := startAgent(t, nil)
+	pod := assignment("server", "10.245.4.103", a.cp.bundle(map[string]string{
+		"package.json": `{"scripts":{"start":"node server.js"}}`,
+		"server.js": `let waiting
+			const server = require('http').createServer((req, res) => { if (req.url === '/wait') waiting = res; else res.end('ok') })
+			process.on('SIGTERM', () => { console.log('closing'); server.close(() => console.log('closed')); waiting.end('waited') })
+			process.on('exit', (code) => console.log('exit', code))
+			server.listen(8080)`,
+	}))
+	a.cp.assign(pod)
+	a.cp.waitState(pod, agentv1.PodState_POD_STATE_ACTIVE)
+	p := a.pods.get(pod.GetPodUid())
+	var inst *instance
+	locked(p, func() bool { inst = p.current; return true })
+	got := make(chan answer, 1)
+	go func() {
+		got <- get(t.Context(), "http://"+a.cfg.dataAddress()+"/wait", router.HeaderPod, pod.GetPodUid(), router.HeaderRevision, pod.GetRevision())
+	}()
+	eventually(t, "the request to run", func() bool { return inst.warm.conn.Activity().InFlight == 1 })
+	a.cp.withdraw(pod, time.Minute)
+	if answer := <-got; answer.err != nil || answer.code != 200 || answer.body != "waited" {
+		t.Errorf("%d %q %v", answer.code, answer.body, answer.err)
+	}
+	a.cp.waitState(pod, agentv1.PodState_POD_STATE_GONE)
+	wait(t, inst.ended)
+	if got, want := inst.warm.output.last(), "closing\nclosed\nexit 0\n"; got != want {
+		t.Errorf("the log is %q, want %q", got, want)
+	}
+	if status := inst.warm.container.ExitStatus(); status.Code != 0 || status.Signal != 0 {
+		t.Errorf("%v", status)
+	}
+}
+
 func wait(t *testing.T, done <-chan struct{}) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
