@@ -39,7 +39,7 @@ const (
 // a limit, to let it sleep: timers of its own may get it stuck, too.
 func (w *watchdog) look(now, heard time.Time, busy, debugged bool) (verdict, time.Duration) {
 	interval := w.limit / 4
-	if debugged || heard.After(w.asked) {
+	if heard.After(w.asked) {
 		w.asked, w.doubted = time.Time{}, false
 	}
 	if w.asked.IsZero() {
@@ -47,13 +47,15 @@ func (w *watchdog) look(now, heard time.Time, busy, debugged bool) (verdict, tim
 		if busy {
 			quiet = interval
 		}
-		if debugged || now.Sub(heard) < quiet {
+		if now.Sub(heard) < quiet {
 			return fine, interval
 		}
 		w.asked = now
 		return ask, interval
 	}
 	switch left := w.limit - now.Sub(w.asked); {
+	case debugged: // it may stand still; whether it still is debugged, it says itself
+		return fine, interval
 	case left > 0:
 		return fine, min(left, interval)
 	case !w.doubted:

@@ -26,7 +26,8 @@ func TestWatchdog(t *testing.T) {
 		"busy, stuck for ever":          {stuckAt: 33 * time.Second, stuckFor: time.Hour, busy: true, from: limit, to: limit * 3 / 2, asked: 10},
 		"idle, stuck for ever":          {stuckAt: 33 * time.Second, stuckFor: time.Hour, from: limit, to: limit * 5 / 2, asked: 10},
 		"stuck just below the limit":    {stuckAt: 33 * time.Second, stuckFor: limit - time.Second, busy: true, asked: 41},
-		"debugged and standing still":   {stuckAt: 33 * time.Second, stuckFor: time.Hour, busy: true, debugged: true},
+		"debugged and standing still":   {stuckAt: 33 * time.Second, stuckFor: time.Hour, busy: true, debugged: true, asked: 10},
+		"debugged and sound":            {busy: true, debugged: true, asked: 41},
 		"the agent did not run":         {stuckAt: 33 * time.Second, asleep: 3 * limit, busy: true, asked: 41},
 		"the agent did not run, either": {stuckAt: 33 * time.Second, stuckFor: time.Hour, asleep: 3 * limit, busy: true, from: limit, to: 3*limit + limit*3/2, asked: 10},
 	} {
