@@ -74,7 +74,11 @@ if $own_cluster; then
   show go -C deploy/local run . exec --name "$CLUSTER" "$(kubectl get nodes -l '!sanfran.dev/virtual-node' -o jsonpath='{.items[0].metadata.name}')" -- curl -sS --retry 5 --retry-connrefused "http://$ip/?name=node"; echo
   bold "and from an ordinary pod"
   kubectl delete pod client --ignore-not-found >/dev/null
-  show kubectl run client --image=sanfran.local/toolbox:1 --restart=Never --rm -i --quiet --command -- wget -q -O - "http://$ip/?name=pod"; echo
+  # Not -i: what a short program has written before kubectl is attached is lost.
+  show kubectl run client --image=sanfran.local/toolbox:1 --restart=Never --command -- wget -q -O - "http://$ip/?name=pod"
+  kubectl wait --for=jsonpath='{.status.phase}'=Succeeded pod/client --timeout=60s >/dev/null
+  show kubectl logs client; echo
+  kubectl delete pod client --wait=false >/dev/null
 fi
 
 show kubectl get nodes
