@@ -13,6 +13,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"sanfran.dev/nodeagent/compilecache"
 	"sanfran.dev/nodeagent/logs"
 	routesv1 "sanfran.dev/proto/sanfran/routes/v1"
 	"sanfran.dev/router"
@@ -46,8 +47,10 @@ type Agent struct {
 	cancel context.CancelFunc
 	tasks  tasks
 
-	bundles    Bundles
-	logs       *logs.Store
+	bundles Bundles
+	logs    *logs.Store
+	// compiled is nil where functions have no compile cache.
+	compiled   *compilecache.Store
 	warmers    Warmers
 	addresses  *addressBook
 	pods       *pods

@@ -32,6 +32,11 @@ type Config struct {
 	// WorkDir is a folder of the agent's own. Every user must be able to pass
 	// through it and its parents.
 	WorkDir string
+	// CacheDir is a folder of the agent's own, on a disk, for what can be made
+	// again (default "cache" in WorkDir). CompileCacheBytes bounds what V8's
+	// compiled code of all functions takes there (default 512 MiB).
+	CacheDir          string
+	CompileCacheBytes int64
 	// PinDir is a folder of the agent's own on a bpffs (default
 	// /sys/fs/bpf/sanfran).
 	PinDir string
@@ -101,6 +106,8 @@ func (c Config) withDefaults() Config {
 	setIfZero(&c.PodCIDR, netip.MustParsePrefix("10.245.0.0/16"))
 	setIfZero(&c.PinDir, "/sys/fs/bpf/sanfran")
 	setIfZero(&c.Runc, "runc")
+	setIfZero(&c.CacheDir, filepath.Join(c.WorkDir, "cache"))
+	setIfZero(&c.CompileCacheBytes, 512<<20)
 	setIfZero(&c.PoolTarget, 2)
 	setIfZero(&c.DefaultLimits.MilliCPU, 1000)
 	setIfZero(&c.DefaultLimits.MemoryBytes, 512<<20)
@@ -139,6 +146,10 @@ func (c Config) validate() error {
 		return fmt.Errorf("agent: node IP %v: give the node's own IPv4 address", c.NodeIP)
 	case !filepath.IsAbs(c.WorkDir):
 		return fmt.Errorf("agent: work directory %q: give an absolute path", c.WorkDir)
+	case !filepath.IsAbs(c.CacheDir):
+		return fmt.Errorf("agent: cache directory %q: give an absolute path", c.CacheDir)
+	case c.CompileCacheBytes < 0:
+		return fmt.Errorf("agent: %d bytes for compiled code: give a positive number", c.CompileCacheBytes)
 	case len(c.Runtimes) == 0:
 		return errors.New("agent: no runtime: give at least one name and root filesystem")
 	case c.EventLoopLimit > 0 && c.EventLoopLimit < 100*time.Millisecond:

@@ -15,6 +15,7 @@
 //	assignment.go  what the control plane may assign, as values
 //	lifecycle.go   one pod's state: decisions without I/O
 //	usage.go       whether an instance is idle: decisions without I/O
+//	compiled.go    what V8 has compiled of functions, kept for the next time
 //	volumes.go     the folders and files a pod mounts
 //	warm.go        a warm container and everything that belongs to it
 //	watchdog.go    whether a function blocks its event loop: decisions without I/O

@@ -7,6 +7,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"maps"
 	"net"
 	"slices"
 	"sync"
@@ -188,7 +189,8 @@ func (cp *fakeControlPlane) bundle(files map[string]string) string {
 	cp.t.Helper()
 	var buf bytes.Buffer
 	w := tar.NewWriter(&buf)
-	for name, content := range files {
+	for _, name := range slices.Sorted(maps.Keys(files)) { // the same files, the same digest
+		content := files[name]
 		if err := w.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: name, Mode: 0o644, Size: int64(len(content))}); err != nil {
 			cp.t.Fatal(err)
 		}

@@ -27,7 +27,8 @@ type instance struct {
 	// watchdog belongs to the supervisor's goroutine.
 	watchdog watchdog
 	// fate is why the container ended, once that is known.
-	fate *fate
+	fate     *fate
+	compiled compiled
 
 	stopOnce sync.Once
 	stop     chan struct{}
@@ -93,8 +94,14 @@ func (c cause) String() string {
 }
 
 // watch waits for the instance's end. park is asked when the instance has been
-// idle for the timeout, and says whether it is parked now.
-func (i *instance) watch(idleTimeout time.Duration, park func() bool) cause {
+// idle for the timeout, and says whether it is parked now. compile is called
+// once, when it has been idle for compileQuiet, if it holds the claim to write
+// its compile cache.
+func (i *instance) watch(idleTimeout time.Duration, park func() bool, compile func(context.Context)) cause {
+	var quiet <-chan time.Time
+	if i.compiled.claim != nil {
+		quiet = time.After(compileQuiet)
+	}
 	var timer *time.Timer
 	var due <-chan time.Time
 	if idleTimeout > 0 {
@@ -130,6 +137,13 @@ func (i *instance) watch(idleTimeout time.Duration, park func() bool) cause {
 			case <-time.After(exitGrace):
 				return causeBroken
 			}
+		case <-quiet:
+			if idle := i.usage.idleFor(time.Now()); idle < compileQuiet {
+				quiet = time.After(compileQuiet - max(idle, 0))
+				continue
+			}
+			quiet = nil
+			i.untilStopped(compile)
 		case <-due:
 			idle := i.usage.idleFor(time.Now())
 			if idle >= idleTimeout && park() {
@@ -156,6 +170,22 @@ func (i *instance) look(now time.Time) (wait time.Duration, blocked bool) {
 		_ = conn.Ping()
 	}
 	return wait, v == stuck
+}
+
+// untilStopped calls f with a context that ends when the instance is retired.
+func (i *instance) untilStopped(f func(context.Context)) {
+	ctx, cancel := context.WithCancel(context.Background())
+	var stopped sync.WaitGroup
+	stopped.Go(func() {
+		select {
+		case <-i.stop:
+			cancel()
+		case <-ctx.Done():
+		}
+	})
+	f(ctx)
+	cancel()
+	stopped.Wait()
 }
 
 // exitGrace is how long after its connection a container may still live

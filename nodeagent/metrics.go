@@ -14,14 +14,16 @@ import (
 type metrics struct {
 	registry *prometheus.Registry
 
-	requests    prometheus.Counter
-	refused     *prometheus.CounterVec
-	acquiring   prometheus.Histogram
-	loading     prometheus.Histogram
-	loadsFailed prometheus.Counter
-	ended       *prometheus.CounterVec
-	connected   prometheus.Gauge
-	loopDelay   *prometheus.HistogramVec
+	requests      prometheus.Counter
+	refused       *prometheus.CounterVec
+	acquiring     prometheus.Histogram
+	loading       prometheus.Histogram
+	loadsFailed   prometheus.Counter
+	ended         *prometheus.CounterVec
+	connected     prometheus.Gauge
+	loopDelay     *prometheus.HistogramVec
+	compileCache  *prometheus.CounterVec
+	compileWrites *prometheus.CounterVec
 }
 
 // coldBuckets are finest around the few milliseconds an activation should take.
@@ -50,6 +52,11 @@ func newMetrics() *metrics {
 		loopDelay: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name: "sanfran_agent_event_loop_delay_seconds", Help: "By how much functions' event loops were late at worst between two reports of their activity.", Buckets: delayBuckets}, []string{"runtime"}),
 	}
+	m.compileCache = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "sanfran_agent_compile_cache_activations_total", Help: "Activations by what they had of the compile cache: hit, miss (it is written afterwards), none."}, []string{"result"})
+	m.compileWrites = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "sanfran_agent_compile_cache_writes_total", Help: "Compile caches that containers wrote: kept, small (not worth a mount), refused (not what Node.js writes), failed."}, []string{"result"})
+	m.registry.MustRegister(m.compileCache, m.compileWrites)
 	m.registry.MustRegister(m.requests, m.refused, m.acquiring, m.loading, m.loadsFailed, m.ended, m.connected, m.loopDelay,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
@@ -72,6 +79,10 @@ func (m *metrics) loopDelayed(runtime string, delay time.Duration) {
 	m.loopDelay.WithLabelValues(runtime).Observe(delay.Seconds())
 }
 
+func (m *metrics) compileCacheAsked(result string) { m.compileCache.WithLabelValues(result).Inc() }
+
+func (m *metrics) compileCacheWritten(result string) { m.compileWrites.WithLabelValues(result).Inc() }
+
 // watch adds what is read when somebody asks.
 func (m *metrics) watch(a *Agent) { m.registry.MustRegister(stateCollector{a}) }
 
@@ -87,6 +98,12 @@ var (
 	failuresDesc   = prometheus.NewDesc("sanfran_agent_container_start_failures_total", "Containers that could not be started, by runtime.", []string{"runtime"}, nil)
 )
 
+var (
+	cachesDesc     = prometheus.NewDesc("sanfran_agent_compile_caches", "Compile caches on this node.", nil, nil)
+	cacheBytesDesc = prometheus.NewDesc("sanfran_agent_compile_cache_bytes", "Size of the compile caches on this node.", nil, nil)
+	evictedDesc    = prometheus.NewDesc("sanfran_agent_compile_caches_evicted_total", "Compile caches dropped to make room for others.", nil, nil)
+)
+
 // Describe implements prometheus.Collector.
 func (stateCollector) Describe(ch chan<- *prometheus.Desc) {
 	ch <- podsDesc
@@ -95,6 +112,9 @@ func (stateCollector) Describe(ch chan<- *prometheus.Desc) {
 	ch <- failuresDesc
 	ch <- logBytesDesc
 	ch <- logLostDesc
+	ch <- cachesDesc
+	ch <- cacheBytesDesc
+	ch <- evictedDesc
 }
 
 // Collect implements prometheus.Collector.
@@ -112,6 +132,12 @@ func (c stateCollector) Collect(ch chan<- prometheus.Metric) {
 	}
 	ch <- prometheus.MustNewConstMetric(logBytesDesc, prometheus.GaugeValue, float64(c.agent.logs.Used()))
 	ch <- prometheus.MustNewConstMetric(logLostDesc, prometheus.CounterValue, float64(c.agent.logs.Lost()))
+	if store := c.agent.compiled; store != nil {
+		stats := store.Stats()
+		ch <- prometheus.MustNewConstMetric(cachesDesc, prometheus.GaugeValue, float64(stats.Caches))
+		ch <- prometheus.MustNewConstMetric(cacheBytesDesc, prometheus.GaugeValue, float64(stats.Bytes))
+		ch <- prometheus.MustNewConstMetric(evictedDesc, prometheus.CounterValue, float64(stats.Evicted))
+	}
 	for _, s := range c.agent.warmers.Status() {
 		for state, n := range map[string]int{"warming": s.Warming, "warm": s.Warm, "leased": s.Leased, "draining": s.Draining} {
 			ch <- prometheus.MustNewConstMetric(containersDesc, prometheus.GaugeValue, float64(n), s.Runtime, state)

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"sanfran.dev/nodeagent/bundle"
+	"sanfran.dev/nodeagent/compilecache"
 	"sanfran.dev/nodeagent/container"
 	"sanfran.dev/nodeagent/network"
 	"sanfran.dev/nodeagent/podaddress"
@@ -63,6 +64,10 @@ func openNode(ctx context.Context, a *Agent) (_ *node, err error) {
 		return nil, err
 	}
 	if err := clearPods(cfg); err != nil {
+		return nil, err
+	}
+
+	if a.compiled, err = compilecache.Open(filepath.Join(cfg.CacheDir, "compiled"), compilecache.Limits{Budget: cfg.CompileCacheBytes}); err != nil {
 		return nil, err
 	}
 

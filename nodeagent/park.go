@@ -18,7 +18,7 @@ func (p *pod) supervise(i *instance) bool {
 		if i.stays {
 			idleTimeout = 0
 		}
-		c := i.watch(idleTimeout, func() bool { return p.park(i) })
+		c := i.watch(idleTimeout, func() bool { return p.park(i) }, func(ctx context.Context) { p.agent.writeCompiled(ctx, i) })
 		p.end(i, c)
 	})
 	if !started {
@@ -72,6 +72,7 @@ func (p *pod) end(i *instance, c cause) {
 	case causeIdle:
 		_, drained := p.drain(i, p.agent.cfg.DrainGrace)
 		p.agent.linger(i)
+		p.agent.writeCompiled(p.agent.ctx, i) // if there was no quiet moment
 		if drained {
 			p.agent.terminate(i, parkedTermGrace)
 		}
@@ -81,6 +82,7 @@ func (p *pod) end(i *instance, c cause) {
 		listens, drained := p.drain(i, i.grace)
 		finish := func() {
 			p.agent.linger(i)
+			p.agent.writeCompiled(p.agent.ctx, i)
 			if drained {
 				p.agent.terminate(i, max(time.Until(until), leastTermGrace))
 			}
@@ -180,6 +182,7 @@ func (a *Agent) linger(i *instance) {
 // queue are taken over; its port rests until no router can believe in it.
 func (a *Agent) dispose(i *instance) {
 	defer close(i.ended)
+	defer i.releaseCompiled()
 	ctx := context.WithoutCancel(a.ctx)
 	for delay := 100 * time.Millisecond; ; delay *= 2 {
 		err := i.warm.destroy(ctx)

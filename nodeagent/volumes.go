@@ -21,6 +21,8 @@ type volumes struct {
 	dir     string
 	bundles []*bundle.Bundle
 	mounts  []container.Mount
+	// code: the bundles have enough of it for a compile cache.
+	code bool
 }
 
 // makeVolumes fetches the bundles of the mounts and writes their files, and
@@ -46,6 +48,7 @@ func makeVolumes(ctx context.Context, bundles Bundles, dir string, a *Assignment
 				return nil, &failure{reason: ReasonBundleFetchFailed, message: err.Error()}
 			}
 			v.bundles = append(v.bundles, b)
+			v.code = v.code || enoughCode(b.Dir())
 			v.mounts = append(v.mounts, container.Mount{Source: b.Dir(), Target: m.Path, ReadOnly: true})
 			continue
 		}

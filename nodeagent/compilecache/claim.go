@@ -99,6 +99,9 @@ func (c *Claim) Keep() (Result, error) {
 	if refused != nil && !errors.Is(refused, ErrRefused) {
 		return result, fmt.Errorf("compile cache: %w", refused)
 	}
+	if refused == nil && result.Files == 0 {
+		return result, errors.New("compile cache: the container has written nothing")
+	}
 	result.Useful = refused == nil && result.Bytes >= c.store.limits.Least
 	if !result.Useful {
 		if err := os.RemoveAll(kept); err != nil {

@@ -27,7 +27,4 @@
 // its budget and it is the one that has not been used for the longest; never
 // while somebody uses it. Nothing is synced to disk: caches of an earlier boot
 // of the machine are dropped, those of an earlier process are kept.
-//
-// A Layer is the same for the worker's own modules: it is made by a container
-// that never had a function, and laid under the root of others.
 package compilecache

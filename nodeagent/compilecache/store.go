@@ -23,7 +23,7 @@ type Limits struct {
 	Files            int
 	Bytes, FileBytes int64
 	// Least is how many bytes a cache must have to be worth a mount (default
-	// 64 KiB): a function of one file loads faster without.
+	// 32 KiB): a function of one file loads faster without.
 	Least int64
 	// Budget and Caches bound all caches together (default 1 GiB and 4096).
 	Budget int64
@@ -34,7 +34,7 @@ func (l Limits) withDefaults() Limits {
 	set(&l.Files, 8192)
 	set(&l.Bytes, 64<<20)
 	set(&l.FileBytes, 16<<20)
-	set(&l.Least, 64<<10)
+	set(&l.Least, 32<<10)
 	set(&l.Budget, 1<<30)
 	set(&l.Caches, 4096)
 	return l
@@ -49,9 +49,9 @@ func set[T comparable](field *T, value T) {
 
 // Store is a folder of caches. It is safe for concurrent use.
 //
-// Layout: <dir>/functions/<key> is a whole cache, <dir>/layers/<name> a layer
-// of a runtime's worker, <dir>/partial/<random> what is being written or
-// deleted, <dir>/boot the id of the boot that wrote them.
+// Layout: <dir>/functions/<key> is a whole cache, <dir>/partial/<random> what is
+// being written or deleted, <dir>/empty an empty folder, <dir>/boot the id of
+// the boot that wrote them.
 type Store struct {
 	dir    string
 	limits Limits
@@ -103,8 +103,7 @@ func (s *Store) path(parts ...string) string {
 
 // prepare makes the folders of a store that may have had an earlier life.
 func (s *Store) prepare() error {
-	// Containers are given mounts; nobody but the agent walks through here, but
-	// for the overlays of layers, which the kernel opens with the agent's rights.
+	// Containers are given mounts; nobody but the agent walks through here.
 	if err := os.MkdirAll(s.dir, 0o700); err != nil {
 		return err
 	}
@@ -112,7 +111,7 @@ func (s *Store) prepare() error {
 	if err != nil {
 		return err
 	}
-	known := map[string]bool{"boot": true, "functions": true, "layers": true}
+	known := map[string]bool{"boot": true, "functions": true}
 	if had, err := os.ReadFile(s.path("boot")); err != nil || string(had) != string(boot) {
 		known = nil
 	}
@@ -130,7 +129,7 @@ func (s *Store) prepare() error {
 			}
 		}
 	}
-	for _, name := range []string{"partial", "functions", "layers"} {
+	for _, name := range []string{"partial", "functions", "empty"} {
 		if err := os.MkdirAll(s.path(name), 0o755); err != nil {
 			return err
 		}
@@ -220,6 +219,10 @@ func (c *Cache) Release() {
 		_ = os.Chtimes(c.Dir(), e.lastUsed, e.lastUsed)
 	})
 }
+
+// Empty is a folder that is and stays empty: what is mounted where a cache is
+// still to be written.
+func (s *Store) Empty() string { return s.path("empty") }
 
 // makeRoom takes the caches that have not been used for the longest out of the
 // store until there is room for more of so many bytes. It returns folders that

@@ -246,7 +246,7 @@ func TestOpenKeepsWhatIsWholeAndSweepsTheRest(t *testing.T) {
 		t.Fatal(err)
 	}
 	write(t, s.Claim(Key("half")), map[string]string{"0123abcd": "x"}) // and then the agent dies
-	foreign := []string{s.path("stranger"), s.path("functions", "stranger"), s.path("functions", strings.Repeat("z", 64)), s.path("layers", "of-nobody")}
+	foreign := []string{s.path("stranger"), s.path("functions", "stranger"), s.path("functions", strings.Repeat("z", 64))}
 	for _, name := range foreign {
 		if err := os.Mkdir(name, 0o755); err != nil {
 			t.Fatal(err)
@@ -261,9 +261,6 @@ func TestOpenKeepsWhatIsWholeAndSweepsTheRest(t *testing.T) {
 	}
 
 	s = open(t, dir, Limits{Least: 1, Budget: 25})
-	if _, err := s.Layers(); err != nil {
-		t.Fatal(err)
-	}
 	for _, name := range append(foreign, linked) {
 		if _, err := os.Lstat(name); !errors.Is(err, os.ErrNotExist) {
 			t.Errorf("%s is still there: %v", name, err)
@@ -395,56 +392,5 @@ func TestTheScratchFolderItselfMayNotBeALink(t *testing.T) {
 	}
 	if _, err := c.Keep(); err == nil {
 		t.Error("followed")
-	}
-}
-
-func TestLayersAreLaidAtTheirTarget(t *testing.T) {
-	dir := t.TempDir()
-	s := open(t, dir, Limits{})
-	const target = "/run/sanfran/compile-cache/v1-x"
-	layers, err := s.Layers("one", "two")
-	if err != nil || len(layers) != 0 {
-		t.Fatal(layers, err)
-	}
-	c := s.ClaimLayer("one-v1", target)
-	if s.ClaimLayer("one-v1", target) != nil {
-		t.Error("two claims")
-	}
-	base, err := c.Base()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if info, err := os.Stat(base + target); err != nil || info.Mode().Perm() != 0o755 {
-		t.Errorf("%v %v", info, err)
-	}
-	write(t, &c.Claim, map[string]string{"0123abcd": "x"})
-	layer, result, err := c.Keep()
-	if diff := cmp.Diff(Result{Files: 1, Bytes: 1, Useful: true}, result); err != nil || diff != "" {
-		t.Fatal(err, diff)
-	}
-	if diff := cmp.Diff(map[string]string{"0123abcd": "x"}, content(t, layer+target)); diff != "" {
-		t.Error(diff)
-	}
-	if s.ClaimLayer("one-v1", target) != nil {
-		t.Error("a claim on a layer that is there")
-	}
-	empty := s.ClaimLayer("two-v1", target)
-	write(t, &empty.Claim, nil)
-	if _, _, err := empty.Keep(); err == nil {
-		t.Error("an empty layer was kept")
-	}
-	if names := left(t, s); names != nil {
-		t.Errorf("left: %q", names)
-	}
-
-	s = open(t, dir, Limits{})
-	if layers, err = s.Layers("one", "two"); err != nil || len(layers) != 1 || layers["one"] != layer {
-		t.Errorf("after a restart: %v %v", layers, err)
-	}
-	if layers, err = s.Layers("two"); err != nil || len(layers) != 0 {
-		t.Errorf("of other names: %v %v", layers, err)
-	}
-	if _, err := os.Stat(layer); !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("a layer that nobody asks for: %v", err)
 	}
 }

@@ -55,14 +55,11 @@ func (d slotDir) remove() error {
 	return nil
 }
 
-// mount lays layer, if there is one, and an empty writable layer over lower. The mount is shared: what is
+// mount lays an empty writable layer over lower. The mount is shared: what is
 // mounted on it later shows in the container, whose root is a slave of it.
 // The writable layer is for the agent, which makes mount points there; the
 // container sees all of it read-only.
-func (d slotDir) mount(lower, layer string) error {
-	if layer != "" {
-		lower = layer + ":" + lower
-	}
+func (d slotDir) mount(lower string) error {
 	options := fmt.Sprintf("lowerdir=%s,upperdir=%s,workdir=%s", lower, d.upper(), d.work())
 	if err := unix.Mount("overlay", d.root(), "overlay", unix.MS_NOSUID|unix.MS_NODEV, options); err != nil {
 		return fmt.Errorf("mount overlay on %s over %s: %w", d.root(), lower, err)

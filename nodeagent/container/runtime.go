@@ -113,10 +113,6 @@ type Config struct {
 	// of what the container sees, shared by all containers and never written.
 	RootFS string
 
-	// Layer is a directory laid over RootFS, with the same rules; empty for
-	// none.
-	Layer string
-
 	// Listener, Control and Log become file descriptors 3, 4 and 5 of the
 	// program, without Log there is no 5; Stdout and Stderr (use pipes; nil is
 	// /dev/null) become 1 and 2. Start duplicates all of them: the caller still
@@ -201,8 +197,6 @@ func (cfg Config) Validate() error {
 		return fmt.Errorf("container %s: root filesystem %q: %w: need an absolute path", cfg.ID, cfg.RootFS, ErrInvalid)
 	case strings.ContainsAny(cfg.RootFS, ":,\\"):
 		return fmt.Errorf("container %s: root filesystem %q: %w: an overlay's lower layer may not have ':', ',' or '\\' in its path", cfg.ID, cfg.RootFS, ErrInvalid)
-	case cfg.Layer != "" && (!path.IsAbs(cfg.Layer) || strings.ContainsAny(cfg.Layer, ":,\\")):
-		return fmt.Errorf("container %s: layer %q: %w: need an absolute path without ':', ',' and '\\'", cfg.ID, cfg.Layer, ErrInvalid)
 	case cfg.Listener == nil || cfg.Control == nil:
 		return fmt.Errorf("container %s: %w: Listener and Control must both be set", cfg.ID, ErrInvalid)
 	case len(cfg.Args) == 0 || !path.IsAbs(cfg.Args[0]):

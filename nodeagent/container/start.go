@@ -49,7 +49,7 @@ func (r *Runc) Start(ctx context.Context, cfg Config) (_ Container, err error) {
 		return nil, err
 	}
 	undo.add(slot.unmount)
-	if err := slot.mount(cfg.RootFS, cfg.Layer); err != nil {
+	if err := slot.mount(cfg.RootFS); err != nil {
 		return nil, err
 	}
 	if err := r.writeSpec(slot, cfg, hostID); err != nil {

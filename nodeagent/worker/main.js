@@ -7,6 +7,7 @@
 const openStderr = require('./stderr.js').keepClosed()
 
 const { writeLog } = require('./answers.js')
+const compileCache = require('./compile-cache.js')
 const { Control } = require('./control.js')
 const { hearsTerm, terminate, watchEnd } = require('./ending.js')
 const { folderOf } = require('./entry.js')
@@ -42,6 +43,7 @@ let control
 let server
 let listening
 let state = 'warming'
+let bundle = null // of which function this is
 
 control = new Control(CONTROL_FD, {
   receive: (message) => (state === 'warming' ? early.push(message) : receive(message)),
@@ -61,7 +63,7 @@ async function boot() {
   server.http.listen({ fd: LISTENER_FD }, () => {
     listening = new Listening(server, () => state === 'loading')
     state = 'warm'
-    control.send({ type: 'warm' })
+    control.send({ type: 'warm', compileCache: compileCache.NAME })
     for (const message of early.splice(0)) receive(message)
   })
 }
@@ -86,6 +88,9 @@ const receive = (function receive(message) {
     // It was told early.
   } else if (message.type === 'drain' && state === 'warm') {
     control.send({ type: 'drained', sigterm: false })
+  } else if (message.type === 'compile' && state !== 'loading') {
+    compileCache.write(bundle)
+    control.send({ type: 'compiled' })
   } else if (message.type !== 'drain') {
     report(`the control protocol is broken: ${message.type} while ${state}`)
     exit(1)
@@ -96,8 +101,10 @@ const receive = (function receive(message) {
 let debugged = false
 const isDebugged = () => apply(getBuiltinModule, process, ['node:inspector']).url() !== undefined
 
-const activate = (function activate({ entry, env, loadTimeoutMs, command, workingDir, port, ...rest }) {
+const activate = (function activate({ entry, env, loadTimeoutMs, command, workingDir, port, compileCache: cache, compileCacheFilled, ...rest }) {
   const began = now()
+  bundle = entry
+  if (cache) compileCache.enable(cache, compileCacheFilled)
   state = 'loading'
   server.activate(leaseOf(rest))
   listening.podPort = port

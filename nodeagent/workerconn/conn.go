@@ -46,8 +46,8 @@ type Conn struct {
 	loadMs float64
 	failed *LoadError
 	last   Activity
-	// cache is what the worker said of its compile cache.
-	cache CompileCache
+	// cache is the name of the worker's compile caches.
+	cache string
 	// compiled is not nil while the worker is asked to write what V8 has
 	// compiled, and closed when it has.
 	compiled chan struct{}
@@ -151,16 +151,18 @@ func (c *Conn) WaitWarm(ctx context.Context) error {
 	return c.wait(ctx, c.warm, "boot")
 }
 
-// CompileCache is what the worker said when it was warm, before any function
-// ran in it.
-func (c *Conn) CompileCache() CompileCache {
+// CompileCache is the name that a folder of V8's compiled code must have for the
+// worker to find it: the very version of Node.js, V8 and its settings. The
+// worker said it when it was warm, before any function ran in it; it may be
+// anything all the same.
+func (c *Conn) CompileCache() string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.cache
 }
 
 // Compile makes the worker write what V8 has compiled so far into the folder of
-// its CompileCache, where something writable must be mounted by then, and waits
+// the activation's CompileCache, where something writable must be mounted by then, and waits
 // until it says that it has. The worker does nothing else meanwhile. One call at
 // a time, at any time but while a function loads.
 func (c *Conn) Compile(ctx context.Context) error {

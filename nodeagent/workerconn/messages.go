@@ -66,9 +66,11 @@ type Activation struct {
 	WorkingDir string   `json:"workingDir,omitempty"`
 	// LoadTimeout bounds loading; the worker reports LoadTimeout after it.
 	LoadTimeout time.Duration `json:"-"`
-	// Compiled: what V8 has compiled of the function is mounted at the folder
-	// of the worker's CompileCache.
-	Compiled bool `json:"compiled,omitempty"`
+	// CompileCache is the folder in the container where V8's compiled code of
+	// the function lies, if CompileCacheFilled, and is written; empty: nowhere.
+	// Its last part is what the worker said when it was warm.
+	CompileCache       string `json:"compileCache,omitempty"`
+	CompileCacheFilled bool   `json:"compileCacheFilled,omitempty"`
 }
 
 // Activity is what a worker says of itself.
@@ -96,16 +98,6 @@ type Ending struct {
 	Stack   string
 }
 
-// CompileCache is where a worker looks for what V8 has compiled before.
-type CompileCache struct {
-	// Dir is a folder inside the container, named after the very version of
-	// Node.js and V8; empty if the worker was not told to have a cache.
-	Dir string `json:"dir"`
-	// On is false if the folder was not there when the worker booted: it looks
-	// for nothing then.
-	On bool `json:"on"`
-}
-
 // LoadError is a worker's report that the function does not load.
 type LoadError struct {
 	// Reason is SyntaxError, ModuleNotFound, NoHandler, LoadError, LoadTimeout
@@ -128,10 +120,10 @@ type message struct {
 	InFlight int     `json:"inFlight"`
 	Direct   int     `json:"direct"`
 	// CompileCache comes with "warm".
-	CompileCache CompileCache `json:"compileCache"`
-	DelayMs      float64      `json:"delayMs"`
-	Debugger     bool         `json:"debugger"`
-	SIGTERM      bool         `json:"sigterm"`
+	CompileCache string  `json:"compileCache"`
+	DelayMs      float64 `json:"delayMs"`
+	Debugger     bool    `json:"debugger"`
+	SIGTERM      bool    `json:"sigterm"`
 	// Kind comes with "ready".
 	Kind string `json:"kind"`
 }

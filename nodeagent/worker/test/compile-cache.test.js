@@ -1,0 +1,168 @@
+'use strict'
+
+// V8's compile cache, with a plain folder in place of what the agent mounts.
+
+const assert = require('node:assert/strict')
+const fs = require('node:fs')
+const os = require('node:os')
+const path = require('node:path')
+const { test } = require('node:test')
+
+const { Container, bundle, LEASE, NONCE } = require('./container.js')
+
+/** A folder of a cache, as the agent mounts it. */
+async function folderFor(t, container) {
+  const base = fs.mkdtempSync(path.join(os.tmpdir(), 'sanfran-compile-cache-'))
+  t.after(() => fs.rmSync(base, { recursive: true, force: true }))
+  const { compileCache } = await container.receive('warm')
+  const dir = path.join(base, compileCache)
+  fs.mkdirSync(dir)
+  return dir
+}
+
+async function activate(container, entry, options = {}) {
+  container.send({ type: 'activate', lease: LEASE, nonce: NONCE, entry, podAddress: '', env: {}, loadTimeoutMs: 20_000, ...options })
+  const answer = await Promise.race([container.receive('ready'), container.receive('failed')])
+  assert.equal(answer.type, 'ready', JSON.stringify(answer))
+}
+
+async function compile(container) {
+  const from = container.messages.length
+  container.send({ type: 'compile' })
+  await container.receive('compiled', { from })
+}
+
+/** The files of a folder with their times: a written file has another. */
+const state = (dir) => fs.readdirSync(dir).sort().map((name) => [name, fs.statSync(path.join(dir, name)).mtimeNs, fs.statSync(path.join(dir, name)).ino])
+
+const MODULES = {
+  'package.json': '{"main":"index.js"}',
+  'index.js': `
+    const dep = require('dep')
+    const { typed } = require('./typed.ts')
+    exports.handler = async (req, res) => {
+      const { esm } = await import('./esm.mjs')
+      const late = require('./late.js')
+      const module = require('node:module')
+      res.json({ dep, typed: typed(1), esm: esm(), late, dir: module.getCompileCacheDir(), again: module.enableCompileCache('/elsewhere'),
+        env: Object.keys(process.env) })
+    }`,
+  'typed.ts': 'export const typed = (n: number): string => `typed ${n}`',
+  'esm.mjs': 'export const esm = () => "esm"',
+  'late.js': 'module.exports = "late"',
+  'node_modules/dep/package.json': '{"name":"dep","exports":{".":"./lib/main.js"}}',
+  'node_modules/dep/lib/main.js': 'module.exports = "dep"',
+}
+
+test('without a word of the agent there is no cache', async (t) => {
+  const container = await Container.start(t)
+  const { compileCache } = await container.receive('warm')
+  assert.match(compileCache, new RegExp(`^${process.version}-${process.arch}-[0-9a-f]{8}-${process.getuid()}$`))
+  await activate(container, bundle(t, { 'index.js': 'module.exports = (req, res) => res.json(require("node:module").getCompileCacheDir() ?? null)' }))
+  assert.equal((await container.request({ path: '/' })).text, 'null')
+  await compile(container)
+})
+
+test('a folder that cannot be had does no harm', async (t) => {
+  const file = path.join(bundle(t, { file: '' }), 'file')
+  for (const dir of [`${file}/v24`, `${file}/v24/deeper`, '\0']) {
+    const container = await Container.start(t)
+    await activate(container, bundle(t, MODULES), { compileCache: dir, compileCacheFilled: true })
+    await compile(container)
+    assert.equal((await container.request({ path: '/handler' })).json.dep, 'dep', dir)
+    await container.stop()
+  }
+})
+
+test('CommonJS, ES modules and TypeScript are cached, and the second activation writes nothing', async (t) => {
+  const files = bundle(t, MODULES)
+  const first = await Container.start(t)
+  const compileCache = await folderFor(t, first)
+  await activate(first, files, { compileCache })
+  const { json: one } = await first.request({ path: '/handler' })
+  assert.deepEqual({ ...one, again: undefined }, { dep: 'dep', typed: 'typed 1', esm: 'esm', late: 'late', dir: compileCache, again: undefined, env: [] })
+  assert.equal(one.again.status, require('node:module').constants.compileCacheStatus.ALREADY_ENABLED)
+  assert.deepEqual(fs.readdirSync(compileCache), [])
+  await compile(first)
+  await first.stop()
+  const written = state(compileCache)
+  const names = written.map(([name]) => name)
+  // index, dep, typed (its JavaScript and its bytecode), esm, late; nothing of the worker
+  assert.equal(names.filter((name) => /^[0-9a-f]{8}$/.test(name)).length, 6, String(names))
+  assert.equal(names.length, 7, String(names))
+  const paths = JSON.parse(fs.readFileSync(path.join(compileCache, 'paths.json')))
+  assert.ok(Object.values(paths).includes(path.join(files, 'late.js')), JSON.stringify(paths))
+  assert.ok(Object.values(paths).every((file) => file.startsWith(files + '/')), JSON.stringify(paths))
+
+  const second = await Container.start(t)
+  await activate(second, files, { compileCache, compileCacheFilled: true })
+  assert.deepEqual((await second.request({ path: '/handler' })).json, one)
+  fs.rmSync(path.join(compileCache, 'paths.json'))
+  await compile(second)
+  await second.stop()
+  assert.deepEqual(state(compileCache).filter(([name]) => name !== 'paths.json'), written.filter(([name]) => name !== 'paths.json'))
+})
+
+test('a require that was recalled finds what Node would have found', async (t) => {
+  const files = bundle(t, {
+    'index.js': 'exports.all = (req, res) => res.json([require("./a"), require("./lib"), require("pkg"), require("pkg/sub"), require("#own"), require("./data")])',
+    'package.json': '{"imports":{"#own":"./own.js"}}',
+    'own.js': 'module.exports = "own"', 'a.js': 'module.exports = "a"', 'a/index.js': 'module.exports = "not a"', 'lib/index.js': 'module.exports = require("./inner") + require("pkg")',
+    'lib/inner.js': 'module.exports = "inner"', 'data.json': '"data"',
+    'node_modules/pkg/package.json': '{"exports":{".":{"require":"./r.js","import":"./i.js"},"./sub":"./s.js"}}',
+    'node_modules/pkg/r.js': 'module.exports = "outer"', 'node_modules/pkg/s.js': 'module.exports = "sub"', 'lib/node_modules/pkg/index.js': 'module.exports = "nested"',
+  })
+  const want = ['a', 'innernested', 'outer', 'sub', 'own', 'data']
+  let compileCache
+  for (const compileCacheFilled of [false, true]) {
+    const container = await Container.start(t)
+    compileCache ??= await folderFor(t, container)
+    await activate(container, files, { compileCache, compileCacheFilled })
+    assert.deepEqual((await container.request({ path: '/all' })).json, want)
+    await compile(container)
+    await container.stop()
+  }
+})
+
+test('a cache of rubbish harms nobody', async (t) => {
+  const files = bundle(t, MODULES)
+  const first = await Container.start(t)
+  const dir = await folderFor(t, first)
+  await activate(first, files, { compileCache: dir })
+  const { json: want } = await first.request({ path: '/handler' })
+  await compile(first)
+  await first.stop()
+  const names = fs.readdirSync(dir)
+  const rubbish = {
+    truncated: (data) => data.subarray(0, data.length >> 1),
+    empty: () => Buffer.alloc(0),
+    flipped: (data) => Buffer.from(data).fill(0xff, data.length >> 1, (data.length >> 1) + 8),
+    'not an object': () => Buffer.from('null'),
+    'wrong values': () => Buffer.from('{"./late.js":1,"__proto__":{"a":1}}'),
+  }
+  const good = Object.fromEntries(names.map((name) => [name, fs.readFileSync(path.join(dir, name))]))
+  for (const [what, spoil] of Object.entries(rubbish)) {
+    for (const name of names) fs.writeFileSync(path.join(dir, name), spoil(good[name]))
+    const container = await Container.start(t)
+    await activate(container, files, { compileCache: dir, compileCacheFilled: true })
+    assert.deepEqual((await container.request({ path: '/handler' })).json, want, what)
+    await container.stop()
+  }
+})
+
+test('a function that has been at everything it can reach does not break the protocol', async (t) => {
+  const container = await Container.start(t)
+  const compileCache = await folderFor(t, container)
+  await activate(container, bundle(t, {
+    'index.js': `
+      const Module = require('node:module'), fs = require('node:fs')
+      module.exports = (req, res) => {
+        res.end('ok')
+        Module.flushCompileCache = fs.writeFileSync = fs.statSync = Object.keys = () => { throw new Error('not you') }
+        Module._pathCache.hostile = { toString() { throw new Error('no string') } }
+      }`,
+  }), { compileCache })
+  assert.equal((await container.request({ path: '/' })).text, 'ok')
+  await compile(container)
+  assert.equal((await container.request({ path: '/' })).text, 'ok')
+})
