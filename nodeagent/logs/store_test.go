@@ -496,3 +496,50 @@ func TestOptionsAreChecked(t *testing.T) {
 		}
 	}
 }
+
+// A disk that hangs while the lines of one pod are written holds up that pod's
+// containers, and nobody else: not other pods, even when the budget makes them
+// take from the greatest log, nor readers, nor the pod's own life.
+func TestADiskThatHangsHoldsUpItsWriterAlone(t *testing.T) {
+	s := open(t, t.TempDir(), func(o *Options) { o.MaxFileBytes, o.Budget = 1000, 5000 })
+	stuck := pod(s)
+	c := container(stuck)
+	write(c, words(0, 90)...)
+	size := stuck.size()
+	before := read(t, stuck, ReadOptions{})
+	r := stuck.runs[0]
+	r.writing.Lock() // as during a write
+	writes := make(chan struct{})
+	go func() {
+		defer close(writes)
+		write(c, "held up")
+		c.End()
+	}()
+	if got := read(t, stuck, ReadOptions{}); got != before {
+		t.Errorf("read meanwhile: %d bytes of %d", len(got), len(before))
+	}
+	other := s.Pod("default", "other", "uid-2")
+	write(container(other), words(0, 100)...)
+	if got := read(t, other, ReadOptions{}); !strings.HasSuffix(text(0, 100), got) || got == "" {
+		t.Errorf("another pod's log is %q", got)
+	}
+	if s.Used() > 6000 || stuck.size() >= size {
+		t.Errorf("%d bytes in all, %d of them of the pod that hangs", s.Used(), stuck.size())
+	}
+	further := container(stuck)
+	stuck.Crashed(further)
+	write(container(stuck), "of the next run")
+	if got := read(t, stuck, ReadOptions{}); got != "of the next run\n" {
+		t.Errorf("of the next run: %q", got)
+	}
+	if err := stuck.Remove(); err != nil {
+		t.Error(err)
+	}
+	select {
+	case <-writes:
+		t.Error("nothing was held up")
+	default:
+	}
+	r.writing.Unlock()
+	<-writes
+}
