@@ -5,6 +5,7 @@ import "encoding/binary"
 // Stream is where a piece of output was written to.
 type Stream byte
 
+// The streams of a container.
 const (
 	Stdout Stream = iota + 1
 	Stderr

@@ -2,7 +2,6 @@ package logs
 
 import (
 	"encoding/binary"
-	"fmt"
 	"math/rand/v2"
 	"strings"
 	"testing"
@@ -213,6 +212,6 @@ func TestRecordsAreOfTheKubeletsFormat(t *testing.T) {
 		}
 	}
 	if len(got)-len("text with spaces") > maxRecord-recordBytes {
-		t.Error(fmt.Sprintf("maxRecord %d is too small", maxRecord))
+		t.Errorf("maxRecord %d is too small", maxRecord)
 	}
 }

@@ -31,9 +31,9 @@ type ReadOptions struct {
 }
 
 var (
-	// ErrNoPrevious: no container of the pod has ended by itself.
+	// ErrNoPrevious says that no container of the pod has ended by itself.
 	ErrNoPrevious = errors.New("no container of the pod has ended by itself")
-	// ErrGone: the pod is no more.
+	// ErrGone says that the pod is no more.
 	ErrGone = errors.New("the log has been removed")
 )
 

@@ -370,16 +370,16 @@ func TestASlowReaderGoesOnWithWhatIsThere(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	begun, go_on := make(chan struct{}), make(chan struct{})
+	begun, goOn := make(chan struct{}), make(chan struct{})
 	var got strings.Builder
 	done := make(chan error)
-	first := sync.OnceFunc(func() { close(begun); <-go_on })
+	first := sync.OnceFunc(func() { close(begun); <-goOn })
 	go func() {
 		done <- r.Run(t.Context(), func(b []byte) error { got.Write(b); first(); return nil })
 	}()
 	<-begun
 	write(c, words(10, 500)...)
-	close(go_on)
+	close(goOn)
 	c.End()
 	l.Crashed(c)
 	if err := <-done; err != nil {
