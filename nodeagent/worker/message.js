@@ -14,6 +14,11 @@ const headers = require('./headers.js')
 const log = require('./log.js')
 
 const { nextTick } = process
+const { apply } = Reflect
+const { latin1Slice } = Buffer.prototype
+
+/** Most bytes of a body that is written with its head. */
+const SMALL = 16 << 10
 
 /** How long a body is collected, and for whom. */
 class Collected {
@@ -208,6 +213,15 @@ class FunctionResponse extends http.ServerResponse {
 
   static connection(message) {
     return message.#connection
+  }
+
+  // Node writes head and body as one where both are texts, which costs a tenth of
+  // a small answer less than two pieces. Latin-1 gives every byte as it is.
+  end(chunk, encoding, callback) {
+    if (encoding === undefined && !this._headerSent && Buffer.isBuffer(chunk) && chunk.length <= SMALL) {
+      return super.end(apply(latin1Slice, chunk, []), 'latin1', callback)
+    }
+    return super.end(chunk, encoding, callback)
   }
 
   get app() {
