@@ -12,7 +12,7 @@ const fs = require('node:fs')
 const net = require('node:net')
 const os = require('node:os')
 
-const { Container, LEASE, NODE_ADDRESS } = require('../container.js')
+const { Container, LEASE, NODE_ADDRESS, POD_ADDRESS } = require('../container.js')
 
 const ACTIVATIONS = Number(process.env.ACTIVATIONS ?? 20)
 const SECONDS = Number(process.env.SECONDS ?? 3)
@@ -31,6 +31,8 @@ const BARS = {
   first: 2.5, // ms, activate to the first answer, p50
   'function (req, res)': { bare: 0.7, Express: 1.6 },
   'function fetch': { bare: 0.6 },
+  'server, direct': { bare: 0.95 },
+  'server, gateway': { bare: 0.95 },
 }
 
 const cleanups = []
@@ -80,10 +82,10 @@ function cpu(pid) {
  * How fast a server answers on a few connections kept busy: requests per second,
  * and its CPU time per request, which other work on the machine disturbs less.
  */
-async function throughput({ port, pid }) {
+async function throughput({ port, pid, host = NODE_ADDRESS }) {
   let answered = 0
   const sockets = Array.from({ length: CONNECTIONS }, () => {
-    const socket = net.connect(port, NODE_ADDRESS)
+    const socket = net.connect(port, host)
     socket.setEncoding('latin1').on('data', (text) => {
       const n = text.split('Hello world').length - 1
       answered += n
@@ -126,6 +128,12 @@ async function main() {
     const container = await Container.start(t)
     await container.activate(t, files)
     servers[name] = { port: container.port, pid: container.process.pid }
+  }
+  // The bare server's own code, unmodified, on both kinds of connection.
+  const own = await Container.start(t)
+  await own.activate(t, { 'server.js': BARE }, { command: ['node', 'server.js'] })
+  for (const [name, host] of [['server, direct', POD_ADDRESS], ['server, gateway', NODE_ADDRESS]]) {
+    servers[name] = { port: own.port, pid: own.process.pid, host }
   }
   const results = {}
   for (let turn = 0; turn <= TURNS; turn++) {
