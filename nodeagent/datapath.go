@@ -142,8 +142,7 @@ func (p *pod) lost(i *instance) {
 	case <-i.warm.container.Exited():
 		f = exitFailure(i.warm, i.leasedAt)
 	default:
-		f = &failure{reason: ReasonExited, message: "the container refused its own requests or was gone"}
-		f.ended(killed, i.leasedAt, time.Now())
+		f = (&failure{reason: ReasonExited, message: "the container refused its own requests or was gone"}).ended(killed, i.leasedAt, time.Now())
 	}
 	i.fate.decide(f)
 	p.mu.Lock()

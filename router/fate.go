@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// HeaderFate, on a request to a home agent, asks why the container of a lease
-// broke off a request. Its value is "pod lease"; who knows the lease may ask.
+// HeaderFate is set on a request to a home agent that asks why the container of
+// a lease broke off a request. Its value is "pod lease"; who knows the lease may ask.
 // The request has no [HeaderPod], so that an agent that does not know the header
 // refuses it and does not take it for one to the function.
 const HeaderFate = headerPrefix + "Fate"
