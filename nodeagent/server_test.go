@@ -115,6 +115,7 @@ func TestAnUpgradeReachesAParkedPodAndIsActivity(t *testing.T) {
 	if err != nil || res.StatusCode != http.StatusSwitchingProtocols || res.Header.Get("Upgrade") != "echo" {
 		t.Fatalf("got %+v, %v", res, err)
 	}
+	defer res.Body.Close()
 	for _, want := range []string{"early hello\n", "hello\n", "hello\n"} {
 		if _, err := fmt.Fprint(conn, "hello\n"); err != nil {
 			t.Fatal(err)

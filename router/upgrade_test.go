@@ -54,6 +54,7 @@ func upgrade(t *testing.T, h http.Handler, early string) (*http.Response, net.Co
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() { res.Body.Close() })
 	return res, conn, in
 }
 
@@ -175,6 +176,7 @@ func TestTrailersPassBothWays(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	defer res.Body.Close()
 	body, err := io.ReadAll(res.Body)
 	if err != nil || string(body) != "x" || res.Trailer.Get("X-Answer") != "yes" {
 		t.Errorf("got %q, trailers %v, %v", body, res.Trailer, err)

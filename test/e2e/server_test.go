@@ -161,6 +161,7 @@ func webSocketEcho(t *testing.T, address, text string) string {
 	if err != nil {
 		t.Fatalf("%s: %v", address, err)
 	}
+	defer res.Body.Close()
 	if res.StatusCode != http.StatusSwitchingProtocols {
 		body, _ := io.ReadAll(io.LimitReader(res.Body, 1000))
 		t.Fatalf("%s: %d %q, want 101", address, res.StatusCode, body)
