@@ -25,6 +25,10 @@ var errDetached = errors.New("the request body belongs to a later attempt")
 // before it sends more, and the next attempt may bring that answer.
 type replayBody struct {
 	src io.Reader
+	// clients holds the trailers the client has announced, without values. The
+	// server adds these when src ends: who has not seen that does not look.
+	clients   http.Header
+	announced []string
 
 	mu sync.Mutex
 	// idle is signalled when reading turns false: nobody reads from src.
@@ -37,9 +41,14 @@ type replayBody struct {
 	current    *attemptBody
 }
 
-func newReplayBody(src io.Reader) *replayBody {
-	b := &replayBody{src: src}
+func newReplayBody(src io.Reader, trailer http.Header) *replayBody {
+	b := &replayBody{src: src, clients: trailer}
 	b.idle.L = &b.mu
+	for name := range trailer {
+		if !isFamily(name, headerPrefix) {
+			b.announced = append(b.announced, name)
+		}
+	}
 	return b
 }
 
@@ -53,6 +62,12 @@ func (b *replayBody) attempt() (*attemptBody, bool) {
 		return nil, false
 	}
 	b.current = &attemptBody{body: b}
+	if len(b.announced) > 0 {
+		b.current.trailer = make(http.Header, len(b.announced))
+		for _, name := range b.announced {
+			b.current.trailer[name] = nil
+		}
+	}
 	b.idle.Broadcast() // the former attempt is over
 	return b.current, true
 }
@@ -62,6 +77,9 @@ func (b *replayBody) attempt() (*attemptBody, bool) {
 type attemptBody struct {
 	body *replayBody
 	pos  int
+	// trailer has the names that the client has announced. Read adds the values
+	// before it returns io.EOF, for its caller.
+	trailer http.Header
 }
 
 // Read implements io.Reader.
@@ -78,6 +96,7 @@ func (a *attemptBody) Read(p []byte) (int, error) {
 			a.pos += n
 			return n, nil
 		case b.err != nil:
+			a.end()
 			return 0, b.err
 		case !b.reading:
 			return a.readOn(p)
@@ -112,7 +131,19 @@ func (a *attemptBody) readOn(p []byte) (int, error) {
 	if over {
 		return 0, errDetached
 	}
+	a.end()
 	return n, err
+}
+
+// end takes over the client's trailers once its body has ended. The caller holds
+// the lock.
+func (a *attemptBody) end() {
+	if !errors.Is(a.body.err, io.EOF) {
+		return
+	}
+	for name := range a.trailer {
+		a.trailer[name] = a.body.clients[name]
+	}
 }
 
 // Close implements io.Closer.

@@ -57,7 +57,7 @@ func TestRetryDoesNotWaitForTheClient(t *testing.T) {
 func TestWhatAFormerAttemptReadsIsKept(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		src, client := io.Pipe()
-		b := newReplayBody(src)
+		b := newReplayBody(src, nil)
 		first, _ := b.attempt()
 		read := make(chan error)
 		go func() { _, err := first.Read(make([]byte, 100)); read <- err }()

@@ -113,11 +113,10 @@ type Exchange struct {
 	r         *http.Request
 	opts      ExchangeOptions
 	body      *replayBody // nil for a request without a body
-	// trailer is filled when the body has been read to its end.
-	trailer http.Header
 
 	// Of the current attempt:
 	upstream Upstream
+	trailer  http.Header
 	outcome  Outcome
 	// wroteHeaders is set by the Transport's own goroutine.
 	wroteHeaders atomic.Bool
@@ -139,14 +138,16 @@ type ExchangeOptions struct {
 
 // Begin prepares a request for its attempts.
 func (f *Forwarder) Begin(w http.ResponseWriter, r *http.Request, opts ExchangeOptions) *Exchange {
-	x := &Exchange{forwarder: f, w: w, opts: opts, trailer: r.Trailer}
+	x := &Exchange{forwarder: f, w: w, opts: opts}
 	if r.Header.Get("Upgrade") != "" {
 		x.w = upgradeWriter{w}
 	}
 	if r.Body != nil && r.Body != http.NoBody && r.ContentLength != 0 {
-		x.body = newReplayBody(r.Body)
+		x.body = newReplayBody(r.Body, r.Trailer)
 	}
 	x.r = r.WithContext(context.WithValue(r.Context(), exchangeKey{}, x))
+	// The server writes there when the body ends, whoever reads it by then.
+	x.r.Trailer = nil
 	return x
 }
 
@@ -166,7 +167,7 @@ func (x *Exchange) Try(upstream Upstream) Outcome {
 			return Spent
 		}
 		r = r.Clone(r.Context())
-		r.Body = body
+		r.Body, x.trailer = body, body.trailer
 	}
 	x.forwarder.proxy.ServeHTTP(x.w, r)
 	return x.outcome
@@ -190,9 +191,7 @@ func rewrite(pr *httputil.ProxyRequest) {
 		setPath(out.URL, x.opts.Path)
 	}
 	StripHeaders(out.Header)
-	if x.trailer != nil {
-		out.Trailer = x.trailer // a copy would stay empty
-	}
+	out.Trailer = x.trailer // which body fills; a copy would stay empty
 	if x.opts.Edge {
 		stripFamily(out.Header, "X-Forwarded-")
 		pr.SetXForwarded()

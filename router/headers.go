@@ -31,8 +31,12 @@ func StripHeaders(h http.Header) { stripFamily(h, headerPrefix) }
 // stripFamily removes the headers whose names begin with prefix.
 func stripFamily(h http.Header, prefix string) {
 	for name := range h {
-		if len(name) >= len(prefix) && strings.EqualFold(name[:len(prefix)], prefix) {
+		if isFamily(name, prefix) {
 			delete(h, name)
 		}
 	}
+}
+
+func isFamily(name, prefix string) bool {
+	return len(name) >= len(prefix) && strings.EqualFold(name[:len(prefix)], prefix)
 }

@@ -182,3 +182,35 @@ func TestTrailersPassBothWays(t *testing.T) {
 		t.Errorf("got %q, trailers %v, %v", body, res.Trailer, err)
 	}
 }
+
+// TestTrailersOfARequestThatIsSentAgain: the server adds them when the body ends,
+// which an attempt that is over may be the one to see.
+func TestTrailersOfARequestThatIsSentAgain(t *testing.T) {
+	container := newBackend(t, func(b *backend, w http.ResponseWriter, r *http.Request) {
+		_ = http.NewResponseController(w).EnableFullDuplex() // a worker does not read first either
+		refuse("N")(b, w, r)
+	})
+	begun := make(chan struct{})
+	home := newBackend(t, func(_ *backend, w http.ResponseWriter, r *http.Request) {
+		close(begun)
+		_, _ = io.Copy(io.Discard, r.Body)
+		fmt.Fprintf(w, "%q %d", r.Trailer["X-Asked"], len(r.Trailer))
+	})
+	server := httptest.NewServer(newGateway(t, warmRoute(container.address(), home.address())))
+	defer server.Close()
+	conn, err := net.Dial("tcp", server.Listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	fmt.Fprint(conn, "POST /fn/hello HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nTrailer: X-Asked, Sanfran-Lease\r\n\r\n1\r\nx\r\n")
+	<-begun
+	fmt.Fprint(conn, "0\r\nX-Asked: yes\r\nSanfran-Lease: forged\r\n\r\n")
+	res, err := http.ReadResponse(bufio.NewReader(conn), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if body, err := io.ReadAll(res.Body); err != nil || string(body) != `["yes"] 1` {
+		t.Errorf("got %q, %v", body, err)
+	}
+}
