@@ -209,14 +209,15 @@ func (c *Cache) Dir() string { return c.store.path("functions", c.key) }
 // Release ends the use. It may be called more than once.
 func (c *Cache) Release() {
 	c.once.Do(func() {
+		now := time.Now()
 		c.store.mu.Lock()
 		e := c.store.entries[c.key]
 		e.refs--
-		e.lastUsed = time.Now()
+		e.lastUsed = now
 		c.store.mu.Unlock()
 		// Only so that the next process knows the order; without it, it has
 		// another one.
-		_ = os.Chtimes(c.Dir(), e.lastUsed, e.lastUsed)
+		_ = os.Chtimes(c.Dir(), now, now)
 	})
 }
 
@@ -251,10 +252,10 @@ func (s *Store) makeRoom(caches int, bytes int64) (stale []string) {
 		if err == nil {
 			err = os.Rename(s.path("functions", c.key), filepath.Join(away, "old"))
 		}
+		stale = append(stale, away)
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			continue // it stays, and counts
 		}
-		stale = append(stale, away)
 		s.bytes -= c.bytes
 		s.evicted++
 		delete(s.entries, c.key)

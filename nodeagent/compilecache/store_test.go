@@ -225,6 +225,20 @@ func TestTheLeastRecentlyUsedGoesFirstAndNeverOneInUse(t *testing.T) {
 	}
 }
 
+func TestUsesAreIndependent(t *testing.T) {
+	s := open(t, t.TempDir(), Limits{Least: 1})
+	keep(t, s, Key("a"), map[string]string{"00000001": "x"})
+	var uses sync.WaitGroup
+	for range 4 {
+		uses.Go(func() {
+			for range 50 {
+				s.Use(Key("a")).Release()
+			}
+		})
+	}
+	uses.Wait()
+}
+
 func TestTheNumberOfCachesIsBounded(t *testing.T) {
 	s := open(t, t.TempDir(), Limits{Caches: 3})
 	for i := range 10 {
