@@ -118,6 +118,9 @@ func (l *Lines) piece(from origin, id string, data []byte) {
 		switch {
 		case end >= 0 && u == nil:
 			l.line(from.stream, id, data[:end])
+			if len(l.records) >= waitAllBytes { // a record is many times as long as an empty line
+				l.flush()
+			}
 		case end >= 0:
 			l.add(u, data[:end])
 			l.end(u)
@@ -192,7 +195,7 @@ func (l *Lines) flush() {
 	}
 	l.to.append(batch{records: l.records})
 	l.records = l.records[:0]
-	if cap(l.records) > waitAllBytes {
+	if cap(l.records) > 2*waitAllBytes {
 		l.records = nil
 	}
 }

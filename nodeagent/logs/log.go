@@ -73,8 +73,10 @@ func (l *Log) Begin(lines *Lines) {
 	lines.begin(r)
 }
 
-// Crashed says that a container has ended by itself: the next one writes a run of
-// its own. It is called after the lines' End. Only the newest run can end.
+// Crashed says that a container has ended by itself, or is about to be ended: the
+// next one writes a run of its own. What the lines still bring goes to the run that
+// has ended, but not to who follows it: call their End first where that is possible.
+// Only the newest run can end.
 func (l *Log) Crashed(lines *Lines) {
 	l.mu.Lock()
 	n := len(l.runs)

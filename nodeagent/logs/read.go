@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// ReadOptions are those of kubectl logs.
+// ReadOptions are those of kubectl logs. A negative Tail or Limit counts as 0.
 type ReadOptions struct {
 	// Previous reads the run before the last crash.
 	Previous bool
@@ -51,6 +51,7 @@ type Reading struct {
 	lines  int64 // still to be passed on, of a tail; -1: all
 	remain int64 // bytes, of a limit
 	inLine bool
+	in     *bufio.Reader // nil until something was read
 	out    []byte
 }
 
@@ -83,7 +84,7 @@ func (l *Log) Read(opts ReadOptions) (*Reading, error) {
 		r.since = []byte(opts.Since.UTC().Format(timeLayout))
 	}
 	if opts.Limit != nil {
-		r.remain = *opts.Limit
+		r.remain = max(0, *opts.Limit)
 	}
 	return r, nil
 }
@@ -197,9 +198,12 @@ func (r *Reading) open() (size int64, last bool, err error) {
 
 // pass passes the open file on, from where reading was, up to size.
 func (r *Reading) pass(ctx context.Context, size int64, pass func([]byte) error) error {
-	in := bufio.NewReaderSize(io.NewSectionReader(r.file, r.at.size, size-r.at.size), 4*maxRecord)
+	if r.in == nil {
+		r.in = bufio.NewReaderSize(nil, 4*maxRecord)
+	}
+	r.in.Reset(io.NewSectionReader(r.file, r.at.size, size-r.at.size))
 	for ctx.Err() == nil {
-		line, err := in.ReadSlice('\n')
+		line, err := r.in.ReadSlice('\n')
 		switch {
 		case errors.Is(err, io.EOF):
 			return nil // a record that is not whole stays for the next time
@@ -262,7 +266,7 @@ func (r *Reading) seek() error {
 	r.run.mu.Lock()
 	files := slices.Clone(r.run.files)
 	r.run.mu.Unlock()
-	want := *r.opts.Tail
+	want := max(0, *r.opts.Tail)
 	for i, f := range slices.Backward(files) {
 		open, err := os.Open(r.run.path(f.no))
 		if errors.Is(err, os.ErrNotExist) {

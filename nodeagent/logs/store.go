@@ -81,10 +81,20 @@ func Open(opts Options) (*Store, error) {
 	return s, nil
 }
 
+// maxName is the longest name that a Linux filesystem takes, in bytes.
+const maxName = 255
+
+// folderOf names a pod's folder as the kubelet does. The UID alone is unique: a
+// name that is too long is cut.
+func folderOf(namespace, name, uid string) string {
+	room := maxName - len(namespace) - len(uid) - len("__")
+	return namespace + "_" + name[:max(0, min(len(name), room))] + "_" + uid
+}
+
 // Pod returns the log of a pod. It touches no disk. The caller calls Close or
 // Remove on it once.
 func (s *Store) Pod(namespace, name, uid string) *Log {
-	folder := namespace + "_" + name + "_" + uid
+	folder := folderOf(namespace, name, uid)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	l := s.logs[folder]
