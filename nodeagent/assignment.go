@@ -89,8 +89,8 @@ func (a *Assignment) validate() error {
 	switch {
 	case !isFileName(a.PodUID):
 		return refuse("the UID %q is no plain word", a.PodUID)
-	case !isFileName(a.Namespace) || !isFileName(a.PodName):
-		return refuse("the namespace or name is no plain word")
+	case !isPlainWord(a.Namespace, 63) || !isPlainWord(a.PodName, 253): // RFC 1123, as Kubernetes
+		return refuse("the namespace %.80q or the name %.300q is no plain word", a.Namespace, a.PodName)
 	case !a.Address.Is4():
 		return refuse("the address %v is not IPv4", a.Address)
 	case a.Port == 0:
@@ -205,8 +205,11 @@ func (a *Assignment) environment() map[string]string {
 }
 
 // isFileName reports whether a word from outside may become a file name.
-func isFileName(s string) bool {
-	if s == "" || len(s) > 128 || s[0] == '.' {
+func isFileName(s string) bool { return isPlainWord(s, 128) }
+
+// isPlainWord is isFileName for words of up to most bytes.
+func isPlainWord(s string, most int) bool {
+	if s == "" || len(s) > most || s[0] == '.' {
 		return false
 	}
 	for _, r := range s {

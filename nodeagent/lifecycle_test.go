@@ -1,6 +1,7 @@
 package nodeagent
 
 import (
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -113,6 +114,7 @@ func TestAssignmentsAreValidated(t *testing.T) {
 		"UID with a slash":        func(a *Assignment) { a.PodUID = "../x" },
 		"hidden UID":              func(a *Assignment) { a.PodUID = ".x" },
 		"namespace with dots":     func(a *Assignment) { a.Namespace = "../x" },
+		"namespace too long":      func(a *Assignment) { a.Namespace = strings.Repeat("n", 64) },
 		"no name":                 func(a *Assignment) { a.PodName = "" },
 		"no address":              func(a *Assignment) { a.Address = addrOf("::1").parse() },
 		"no port":                 func(a *Assignment) { a.Port = 0 },
@@ -135,6 +137,17 @@ func TestAssignmentsAreValidated(t *testing.T) {
 		if err := a.validate(); err == nil {
 			t.Errorf("%s: accepted", name)
 		}
+	}
+}
+
+func TestTheLongestPodName(t *testing.T) {
+	a := &Assignment{PodUID: "u-1", Namespace: strings.Repeat("n", 63), PodName: strings.Repeat("p", 62) + "-" + strings.Repeat("p", 190),
+		Address: addrOf("10.245.0.1").parse(), Port: 8080, Runtime: "node24", Entry: "/function"}
+	if err := a.validate(); err != nil {
+		t.Error(err)
+	}
+	if got, want := a.hostname(), strings.Repeat("p", 62); got != want {
+		t.Errorf("its host name is %q, want %q", got, want)
 	}
 }
 

@@ -150,7 +150,8 @@ func (a *Assignment) hostname() string {
 	if a.Hostname != "" {
 		return a.Hostname
 	}
-	return a.PodName[:min(len(a.PodName), 63)] // as the kubelet cuts it
+	// As the kubelet cuts it, whose names do not end in a separator either.
+	return strings.TrimRight(a.PodName[:min(len(a.PodName), 63)], "-.")
 }
 
 // mountInto binds everything into a container. The agent does it while the
