@@ -36,7 +36,7 @@ func TestWhoSharesACompileCache(t *testing.T) {
 		"another namespace":  {change: func(a *Assignment) { a.Namespace = "other" }},
 		"another runtime":    {change: func(a *Assignment) { a.Runtime = "node26" }},
 		"another entry":      {change: func(a *Assignment) { a.Entry = "/function/b.js" }},
-		"a command":                      {change: func(a *Assignment) { a.Command = []string{"node", "b.js"} }},
+		"a command":          {change: func(a *Assignment) { a.Command = []string{"node", "b.js"} }},
 		"other code":         {change: func(a *Assignment) { a.Mounts[0].Bundle = other }},
 		"code elsewhere":     {change: func(a *Assignment) { a.Mounts[0].Path = "/app" }},
 		"more code":          {change: func(a *Assignment) { a.Mounts = append(a.Mounts, PodMount{Path: "/function/lib", Bundle: other}) }},
