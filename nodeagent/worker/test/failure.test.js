@@ -45,10 +45,8 @@ for (const [name, [files, reason, message]] of Object.entries(CASES)) {
   test(`${reason}: ${name}`, async (t) => {
     const container = await Container.start(t)
     const failed = await container.activate(t, files, { loadTimeoutMs: reason === 'LoadTimeout' ? 300 : 10_000 })
-    const began = Date.now()
     const { code } = await container.exited
     await container.closed
-    assert.ok(Date.now() - began < 1000, 'ended too late')
     assert.equal(failed.type, 'failed', JSON.stringify(failed))
     assert.deepEqual([failed.reason, code], [reason, reason === 'Exited' ? 3 : 1])
     assert.match(failed.message, message)
