@@ -113,10 +113,10 @@ func (a *Agent) servePod(w http.ResponseWriter, r *http.Request, p *pod, withdra
 				})
 				return
 			}
-			p.lost(inst)
+			p.lost(r.Context(), inst)
 		case router.Refused:
 			// It drains, or is not what it was: no use to anybody any more.
-			p.lost(inst)
+			p.lost(r.Context(), inst)
 		case router.Spent:
 			router.WriteProblem(w, r, router.Problem{
 				Status: http.StatusServiceUnavailable, Code: "RequestTooLargeToResend", RetryAfter: time.Second,
@@ -135,15 +135,24 @@ func deliver(exchange *router.Exchange, inst *instance) router.Outcome {
 	return exchange.Try(inst.upstream())
 }
 
-// lost takes an instance that gave a request back out of service.
-func (p *pod) lost(i *instance) {
-	var f *failure
-	select {
-	case <-i.warm.container.Exited():
-		f = exitFailure(i.warm, i.leasedAt)
-	default:
-		f = (&failure{reason: ReasonExited, message: "the container refused its own requests or was gone"}).ended(killed, i.leasedAt, time.Now())
+// lost sees to it that an instance that gave a request back is out of service.
+func (p *pod) lost(ctx context.Context, i *instance) {
+	p.mu.Lock()
+	serves := p.current == i
+	p.mu.Unlock()
+	if !serves {
+		return
 	}
+	if !i.alive() {
+		// Its supervisor sees that, too, and takes it out when it knows why.
+		select {
+		case <-i.fate.known:
+		case <-i.ended:
+		case <-ctx.Done():
+		}
+		return
+	}
+	f := (&failure{reason: ReasonExited, message: "the container refused its own requests"}).ended(killed, i.leasedAt, time.Now())
 	i.fate.decide(f)
 	p.mu.Lock()
 	out := p.detach(i)

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"sanfran.dev/nodeagent/logs"
 	agentv1 "sanfran.dev/proto/sanfran/agent/v1"
@@ -188,4 +189,31 @@ func TestOutputKeepsTheOrderOfAFailure(t *testing.T) {
 	if err := r.Run(t.Context(), func(b []byte) error { all.Write(b); return nil }); err != nil || all.String() != strings.Repeat("framed\nError: why\n", 200) {
 		t.Errorf("%v\n%s", err, all.String())
 	}
+}
+
+// TestWhatARequestFindsDeadCrashedOnce: its supervisor alone says how a container
+// ended, before another one begins.
+func TestWhatARequestFindsDeadCrashedOnce(t *testing.T) {
+	ta := startTestAgent(t, nil)
+	spec := assignment("hello", "10.245.0.1", ta.cp.bundle(nil))
+	ta.assigned(spec, agentv1.PodState_POD_STATE_ACTIVE)
+	p := ta.pods.get(spec.GetPodUid())
+	wantAnswer(t, ta.viaData(t.Context(), spec, "/print?text=one%0A"), 200, "default/hello")
+	readLogUntil(t, p, "one\n")
+	i, err := p.lease(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	i.usage.end(time.Now())
+	if err := i.warm.container.Destroy(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	p.lost(t.Context(), i)
+	if s := p.status(); s.Restarts != 1 || s.Last == nil || s.Instance == i {
+		t.Errorf("then it has %d restarts, last %v, and serves on: %v", s.Restarts, s.Last, s.Instance == i)
+	}
+	if got := readLog(t, p, logs.ReadOptions{Previous: true}); got != "one\n" {
+		t.Errorf("its log is %q", got)
+	}
+	wantAnswer(t, ta.viaData(t.Context(), spec, "/"), 200, "default/hello")
 }

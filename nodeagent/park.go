@@ -50,8 +50,7 @@ func (p *pod) end(i *instance, c cause) {
 	now := time.Now()
 	if c == causeExited || c == causeBroken || c == causeBlocked {
 		f := i.exitFailure(c)
-		p.log.Crashed(i.warm.output.lines)
-		i.fate.decide(f)
+		p.log.Crashed(i.warm.output.lines) // before another container may begin
 		p.mu.Lock()
 		if p.detach(i) {
 			p.life.exited(f, now.Sub(i.leasedAt), now)
@@ -60,6 +59,7 @@ func (p *pod) end(i *instance, c cause) {
 			p.agent.log.Warn("a container ended by itself", "pod", p.spec.PodUID, "name", p.spec.PodName, "reason", f.reason, "message", f.message, "restarts", p.life.restarts())
 		}
 		p.mu.Unlock()
+		i.fate.decide(f)
 	}
 	p.agent.changed(p)
 	if c == causeIdle {

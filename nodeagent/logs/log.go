@@ -21,7 +21,10 @@ type Log struct {
 	// runs are the present and the one before; the last is the present. None:
 	// there was no container, and nobody has asked.
 	runs []*run
-	gone bool
+	// newest are the lines of the last container that began to write; nil: of one
+	// that has crashed, or there was none.
+	newest *Lines
+	gone   bool
 }
 
 // find takes in what is in the folder.
@@ -70,20 +73,22 @@ func (l *Log) Begin(lines *Lines) {
 	r.mu.Lock()
 	r.begun = true
 	r.mu.Unlock()
+	l.newest = lines
 	lines.begin(r)
 }
 
 // Crashed says that a container has ended by itself, or is about to be ended: the
 // next one writes a run of its own. What the lines still bring goes to the run that
 // has ended, but not to who follows it: call their End first where that is possible.
-// Only the newest run can end.
+// Nothing happens if a further container writes by now: the run is that one's, too.
 func (l *Log) Crashed(lines *Lines) {
 	l.mu.Lock()
 	n := len(l.runs)
-	if l.gone || n == 0 || sink(l.runs[n-1]) != lines.to {
+	if l.gone || l.newest != lines {
 		l.mu.Unlock()
 		return
 	}
+	l.newest = nil
 	ended := l.runs[n-1]
 	next := &run{log: l, number: ended.number + 1, fileNo: -1}
 	if n > 1 {

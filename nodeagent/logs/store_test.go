@@ -257,8 +257,11 @@ func TestPreviousIsTheRunBeforeTheLastCrash(t *testing.T) {
 	expect("third\n", "first\nsecond\n")
 	third.End()
 	l.Crashed(third)
-	write(container(l), "fourth")
-	expect("fourth\n", "third\n")
+	fourth := container(l)
+	write(fourth, "fourth")
+	write(container(l), "fifth")
+	l.Crashed(fourth) // while another one writes
+	expect("fourth\nfifth\n", "third\n")
 	if files := filesIn(t, dir); len(files) != 2 {
 		t.Errorf("files of runs that nobody can read: %q", files)
 	}
