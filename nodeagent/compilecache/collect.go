@@ -64,8 +64,11 @@ func collectFile(dir *os.File, name, to string, most int64) (int64, error) {
 		Flags:   unix.O_PATH | unix.O_NOFOLLOW | unix.O_CLOEXEC,
 		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS | unix.RESOLVE_NO_XDEV,
 	})
-	if err != nil {
+	switch {
+	case errors.Is(err, unix.ELOOP), errors.Is(err, unix.EXDEV), errors.Is(err, unix.ENOENT):
 		return 0, fmt.Errorf("%w: %s: %w", ErrRefused, name, err)
+	case err != nil: // too many open files: not the function's doing
+		return 0, fmt.Errorf("open %s: %w", name, err)
 	}
 	defer unix.Close(fd)
 	var st unix.Stat_t
