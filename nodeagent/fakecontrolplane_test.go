@@ -214,15 +214,6 @@ func (cp *fakeControlPlane) store(archive []byte) string {
 	return digest
 }
 
-// drop forgets the bundles of a pod.
-func (cp *fakeControlPlane) drop(a *agentv1.Assignment) {
-	cp.mu.Lock()
-	defer cp.mu.Unlock()
-	for _, m := range a.GetMounts() {
-		delete(cp.bundles, m.GetBundle())
-	}
-}
-
 // assignment is a pod named name whose code is the bundle at /function.
 func assignment(name, address, digest string) *agentv1.Assignment {
 	a := &agentv1.Assignment{

@@ -20,6 +20,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 
 	"sanfran.dev/internal/testnode"
+	agentv1 "sanfran.dev/proto/sanfran/agent/v1"
 )
 
 // nodeIP is the node's address there.
@@ -174,4 +175,13 @@ func dialWorld(_ context.Context, _, address string) (conn net.Conn, err error) 
 		return err
 	})
 	return conn, err
+}
+
+// drop forgets the bundles of a pod.
+func (cp *fakeControlPlane) drop(a *agentv1.Assignment) {
+	cp.mu.Lock()
+	defer cp.mu.Unlock()
+	for _, m := range a.GetMounts() {
+		delete(cp.bundles, m.GetBundle())
+	}
 }

@@ -37,8 +37,8 @@ func takeOver(b *backend, w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// upgrade sends an upgrade request with some early bytes and returns the answer
-// and the connection.
+// upgrade sends an upgrade request with some early bytes and returns the answer,
+// whose body the caller closes, and the connection.
 func upgrade(t *testing.T, h http.Handler, early string) (*http.Response, net.Conn, *bufio.Reader) {
 	t.Helper()
 	server := httptest.NewServer(h)
@@ -54,7 +54,6 @@ func upgrade(t *testing.T, h http.Handler, early string) (*http.Response, net.Co
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { res.Body.Close() })
 	return res, conn, in
 }
 
@@ -68,6 +67,7 @@ func TestUpgradesPassBothWays(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			res, conn, in := upgrade(t, gateway, "early ")
+			defer res.Body.Close()
 			if res.StatusCode != http.StatusSwitchingProtocols || res.Header.Get("Upgrade") != "echo" || res.Header.Get("X-Path") != "/chat?q" {
 				t.Fatalf("got %d %v", res.StatusCode, res.Header)
 			}
@@ -116,6 +116,7 @@ func TestI4UpgradesAreSentOnce(t *testing.T) {
 	} {
 		container := newBackend(t, handler)
 		res, _, _ := upgrade(t, newGateway(t, warmRoute(container.address(), home.address())), "")
+		res.Body.Close()
 		if res.StatusCode != http.StatusBadGateway || container.executed.Load() != 1 || home.executed.Load() != 0 {
 			t.Errorf("%s: %d after %d and %d executions, want 502 after one", name, res.StatusCode, container.executed.Load(), home.executed.Load())
 		}
@@ -125,6 +126,7 @@ func TestI4UpgradesAreSentOnce(t *testing.T) {
 func TestAnUpgradeThatIsNotTakenIsAnAnswer(t *testing.T) {
 	container := newBackend(t, echo)
 	res, _, _ := upgrade(t, newGateway(t, warmRoute(container.address(), "127.0.0.1:1")), "")
+	defer res.Body.Close()
 	body, err := io.ReadAll(res.Body)
 	if err != nil || res.StatusCode != 200 || !strings.HasPrefix(string(body), "GET /chat?q lease=L") {
 		t.Errorf("got %d %q, %v", res.StatusCode, body, err)
@@ -140,10 +142,11 @@ func TestOpenUpgradesAreOutstanding(t *testing.T) {
 	defer forwarder.Close()
 	ended := make(chan struct{})
 	gateway := NewGateway(GatewayConfig{Table: table, Forwarder: forwarder})
-	_, conn, in := upgrade(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	res, conn, in := upgrade(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		defer close(ended)
 		gateway.ServeHTTP(w, r)
 	}), "x\n")
+	defer res.Body.Close()
 	if _, err := in.ReadString('\n'); err != nil {
 		t.Fatal(err)
 	}
@@ -210,6 +213,7 @@ func TestTrailersOfARequestThatIsSentAgain(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	defer res.Body.Close()
 	if body, err := io.ReadAll(res.Body); err != nil || string(body) != `["yes"] 1` {
 		t.Errorf("got %q, %v", body, err)
 	}
