@@ -22,6 +22,7 @@ type environment struct {
 	gateway         string
 	function        string // the function pod's address
 	functionService string // its ClusterIP
+	serverService   string // the ClusterIP of a function pod that runs the ordinary pod's program
 	baseline        string // the ordinary pod's address
 	baselineService string
 	// made counts the sets of parked pods, so that each round has names of its own.
@@ -102,17 +103,36 @@ kind: Service
 metadata: {name: hello, namespace: %[1]s}
 spec: {selector: {app: hello}, ports: [{port: 80, targetPort: 8080}]}
 ---
+apiVersion: v1
+kind: Pod
+metadata: {name: server, namespace: %[1]s, labels: {app: server}}
+spec:
+  nodeSelector: {kubernetes.io/hostname: sanfran}
+  terminationGracePeriodSeconds: 1
+  containers:
+    - name: server
+      image: sanfran/node:24
+      command: [node, server.js]
+      volumeMounts: [{name: code, mountPath: /function}]
+  volumes: [{name: code, configMap: {name: baseline}}]
+---
+apiVersion: v1
+kind: Service
+metadata: {name: server, namespace: %[1]s}
+spec: {selector: {app: server}, ports: [{port: 80, targetPort: 8080}]}
+---
 %[7]s`, namespace, helloCode, baselineCode, image, root, library, functionPod("hello", "hello", "hello", "10m"))
 	if _, err := kubectl(ctx, manifest, "apply", "-f", "-"); err != nil {
 		return nil, err
 	}
-	if _, err := kubectl(ctx, "", "wait", "-n", namespace, "--for=condition=Ready", "pod/baseline", "pod/hello", "--timeout=90s"); err != nil {
+	if _, err := kubectl(ctx, "", "wait", "-n", namespace, "--for=condition=Ready", "pod/baseline", "pod/hello", "pod/server", "--timeout=90s"); err != nil {
 		return nil, err
 	}
 	for target, query := range map[*string][]string{
 		&env.function:        {"pod", "hello", "-n", namespace, "-o", "jsonpath=http://{.status.podIP}:8080"},
 		&env.baseline:        {"pod", "baseline", "-n", namespace, "-o", "jsonpath=http://{.status.podIP}:8080"},
 		&env.functionService: {"service", "hello", "-n", namespace, "-o", "jsonpath=http://{.spec.clusterIP}"},
+		&env.serverService:   {"service", "server", "-n", namespace, "-o", "jsonpath=http://{.spec.clusterIP}"},
 		&env.baselineService: {"service", "baseline", "-n", namespace, "-o", "jsonpath=http://{.spec.clusterIP}"},
 		&env.gateway:         {"services", "-A", "-l", "app.kubernetes.io/name=sanfran,app.kubernetes.io/component=gateway", "-o", "jsonpath=http://{.items[0].spec.clusterIP}"},
 	} {
@@ -122,7 +142,7 @@ spec: {selector: {app: hello}, ports: [{port: 80, targetPort: 8080}]}
 		}
 		*target = out
 	}
-	for _, url := range []string{env.function, env.baseline, env.functionService, env.baselineService, env.at("hello")} {
+	for _, url := range []string{env.function, env.baseline, env.functionService, env.serverService, env.baselineService, env.at("hello")} {
 		if err := answers(ctx, url); err != nil {
 			return nil, err
 		}
