@@ -29,7 +29,7 @@ type Claim struct {
 func (s *Store) Claim(key string) *Claim {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.entries[key] != nil || s.claimed[key] {
+	if s.entries[key] != nil || s.claimed[key] || s.leaving[key] {
 		return nil
 	}
 	s.claimed[key] = true
@@ -120,7 +120,7 @@ func (c *Claim) Keep() (Result, error) {
 	return result, nil
 }
 
-// add puts a folder under its key, in one step.
+// add puts a folder under its key, in one step. The key is claimed by the caller.
 func (s *Store) add(key, dir string, result Result) error {
 	var bytes int64
 	if result.Useful {
@@ -128,21 +128,27 @@ func (s *Store) add(key, dir string, result Result) error {
 	}
 	s.mu.Lock()
 	stale := s.makeRoom(1, bytes)
-	err := s.addLocked(key, dir, bytes)
-	s.mu.Unlock()
-	return errors.Join(err, removeAll(stale))
-}
-
-func (s *Store) addLocked(key, dir string, bytes int64) error {
-	if s.bytes+bytes > s.limits.Budget || len(s.entries) >= s.limits.Caches {
-		return fmt.Errorf("no room for %d bytes: %d caches of %d bytes are in use; allow more, or run fewer functions here", bytes, len(s.entries), s.bytes)
+	if !s.hasRoom(1, bytes) {
+		err := fmt.Errorf("no room for %d bytes: %d caches of %d bytes are in use; allow more, or run fewer functions here", bytes, len(s.entries), s.bytes)
+		s.mu.Unlock()
+		return errors.Join(err, s.drop(stale))
 	}
-	if err := os.Rename(dir, s.path("functions", key)); err != nil {
-		return err
-	}
-	s.entries[key] = &entry{bytes: bytes, lastUsed: time.Now()}
+	// Nobody else takes the room meanwhile, and nobody uses what is not there yet.
+	e := &entry{refs: 1}
+	s.entries[key] = e
 	s.bytes += bytes
-	return nil
+	s.mu.Unlock()
+	err := s.drop(stale)
+	renameErr := os.Rename(dir, s.path("functions", key))
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if renameErr != nil {
+		delete(s.entries, key)
+		s.bytes -= bytes
+		return errors.Join(err, renameErr)
+	}
+	*e = entry{bytes: bytes, lastUsed: time.Now()}
+	return err
 }
 
 // GiveUp ends the claim, with all that was written. It may be called more than

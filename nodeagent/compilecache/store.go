@@ -59,6 +59,8 @@ type Store struct {
 	mu      sync.Mutex
 	entries map[string]*entry
 	claimed map[string]bool
+	// leaving are keys whose folders are being removed.
+	leaving map[string]bool
 	bytes   int64
 	evicted int64
 }
@@ -84,7 +86,7 @@ func Key(parts ...string) string {
 // process left half done, whatever it does not know, and everything that was
 // written before the machine booted.
 func Open(dir string, limits Limits) (*Store, error) {
-	s := &Store{dir: dir, limits: limits.withDefaults(), entries: map[string]*entry{}, claimed: map[string]bool{}}
+	s := &Store{dir: dir, limits: limits.withDefaults(), entries: map[string]*entry{}, claimed: map[string]bool{}, leaving: map[string]bool{}}
 	if err := s.prepare(); err != nil {
 		return nil, fmt.Errorf("compile cache: %w", err)
 	}
@@ -94,7 +96,7 @@ func Open(dir string, limits Limits) (*Store, error) {
 	s.mu.Lock()
 	stale := s.makeRoom(0, 0)
 	s.mu.Unlock()
-	return s, removeAll(stale)
+	return s, s.drop(stale)
 }
 
 func (s *Store) path(parts ...string) string {
@@ -226,10 +228,12 @@ func (c *Cache) Release() {
 func (s *Store) Empty() string { return s.path("empty") }
 
 // makeRoom takes the caches that have not been used for the longest out of the
-// store until there is room for more of so many bytes. It returns folders that
-// the caller removes when the lock is released. The caller holds mu.
+// store until there is room for more of so many bytes. It returns their keys,
+// which nobody can claim until the caller has dropped them, without the lock: a
+// request that waits for a container asks for a cache, and waits for no disk. The
+// caller holds mu.
 func (s *Store) makeRoom(caches int, bytes int64) (stale []string) {
-	if s.bytes+bytes <= s.limits.Budget && len(s.entries)+caches <= s.limits.Caches {
+	if s.hasRoom(caches, bytes) {
 		return nil
 	}
 	type candidate struct {
@@ -244,31 +248,51 @@ func (s *Store) makeRoom(caches int, bytes int64) (stale []string) {
 	}
 	slices.SortFunc(idle, func(a, b candidate) int { return a.lastUsed.Compare(b.lastUsed) })
 	for _, c := range idle {
-		if s.bytes+bytes <= s.limits.Budget && len(s.entries)+caches <= s.limits.Caches {
+		if s.hasRoom(caches, bytes) {
 			break
 		}
-		// It leaves by a rename: nobody sees half of it.
-		away, err := os.MkdirTemp(s.path("partial"), "old-")
-		if err == nil {
-			err = os.Rename(s.path("functions", c.key), filepath.Join(away, "old"))
-		}
-		stale = append(stale, away)
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			continue // it stays, and counts
-		}
+		stale = append(stale, c.key)
 		s.bytes -= c.bytes
 		s.evicted++
+		s.leaving[c.key] = true
 		delete(s.entries, c.key)
 	}
 	return stale
 }
 
-func removeAll(dirs []string) error {
+// hasRoom reports whether there is room for more. The caller holds mu.
+func (s *Store) hasRoom(caches int, bytes int64) bool {
+	return s.bytes+bytes <= s.limits.Budget && len(s.entries)+caches <= s.limits.Caches
+}
+
+// drop removes the folders of keys that makeRoom has returned. One that cannot be
+// removed keeps its key out of use until the store is opened next.
+func (s *Store) drop(keys []string) error {
 	var errs []error
-	for _, dir := range dirs {
-		errs = append(errs, os.RemoveAll(dir))
+	for _, key := range keys {
+		if err := s.remove(key); err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		s.mu.Lock()
+		delete(s.leaving, key)
+		s.mu.Unlock()
 	}
 	return errors.Join(errs...)
+}
+
+// remove removes a cache's folder. It leaves by a rename: the next process finds
+// no half of it.
+func (s *Store) remove(key string) error {
+	away, err := os.MkdirTemp(s.path("partial"), "old-")
+	if err != nil {
+		return err
+	}
+	err = os.Rename(s.path("functions", key), filepath.Join(away, "old"))
+	if errors.Is(err, fs.ErrNotExist) {
+		err = nil
+	}
+	return errors.Join(err, os.RemoveAll(away))
 }
 
 // Stats is the store in numbers.

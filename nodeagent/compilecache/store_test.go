@@ -225,6 +225,41 @@ func TestTheLeastRecentlyUsedGoesFirstAndNeverOneInUse(t *testing.T) {
 	}
 }
 
+func TestTheBoundsHoldWhoeverAdds(t *testing.T) {
+	s := open(t, t.TempDir(), Limits{Least: 1, Budget: 35, Caches: 3})
+	var adding sync.WaitGroup
+	for n := range 8 {
+		adding.Go(func() {
+			for i := range 20 {
+				key := Key(fmt.Sprint((n + i) % 5))
+				if c := s.Use(key); c != nil {
+					if len(content(t, c.Dir())) != 1 {
+						t.Error("a cache in use has no files")
+					}
+					c.Release()
+				}
+				c := s.Claim(key)
+				if c == nil {
+					continue
+				}
+				write(t, c, map[string]string{"0123abcd": "0123456789"})
+				if _, err := c.Keep(); err != nil && !strings.Contains(err.Error(), "no room") {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	adding.Wait()
+	stats := s.Stats()
+	kept, err := os.ReadDir(s.path("functions"))
+	if err != nil || len(kept) != stats.Caches || stats.Caches > 3 || stats.Bytes != 10*int64(stats.Caches) || stats.Evicted == 0 {
+		t.Errorf("%d folders, %+v, %v", len(kept), stats, err)
+	}
+	if names := left(t, s); names != nil {
+		t.Errorf("left: %q", names)
+	}
+}
+
 func TestUsesAreIndependent(t *testing.T) {
 	s := open(t, t.TempDir(), Limits{Least: 1})
 	keep(t, s, Key("a"), map[string]string{"00000001": "x"})
