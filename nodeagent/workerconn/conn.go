@@ -228,17 +228,10 @@ func (c *Conn) Drain(ctx context.Context, grace time.Duration) (sigterm bool, er
 	return c.sigterm, nil
 }
 
-// Terminate tells a worker that has been told to drain to end as a program
-// does that gets SIGTERM. That it ends is seen by its container. It may be
-// called once.
+// Terminate tells a worker that has drained to end as a program does that gets
+// SIGTERM. That it ends is seen by its container. It may be called once.
 func (c *Conn) Terminate() error {
-	c.mu.Lock()
-	from := c.state
-	c.mu.Unlock()
-	if from != draining { // it may be stuck, or its grace period over
-		from = drained
-	}
-	if err := c.advance(from, terminating); err != nil {
+	if err := c.advance(drained, terminating); err != nil {
 		return err
 	}
 	return c.send(terminateMessage{Type: "terminate"})
@@ -376,8 +369,6 @@ func (c *Conn) receive(m message) error {
 	case m.Type == "compiled" && c.compiled != nil:
 		close(c.compiled)
 		c.compiled = nil
-	case m.Type == "drained" && c.state == terminating:
-		// Its grace period was over before it was.
 	case m.Type == "ending" && c.state >= ready && c.state != failed && c.ending == nil:
 		c.ending = m.ending()
 	case m.Type == "activity" && c.state >= warm: // strangers may connect before there is a lease
@@ -395,24 +386,4 @@ func (c *Conn) receive(m message) error {
 	}
 	c.mu.Unlock()
 	return nil
-}
-
-// allowance is a token bucket, used by one goroutine.
-type allowance struct {
-	tokens, burst, perSecond float64
-	last                     time.Time
-}
-
-func newAllowance(burst, perSecond float64) *allowance {
-	return &allowance{tokens: burst, burst: burst, perSecond: perSecond, last: time.Now()}
-}
-
-func (a *allowance) take(now time.Time) bool {
-	a.tokens = min(a.burst, a.tokens+a.perSecond*now.Sub(a.last).Seconds())
-	a.last = now
-	if a.tokens < 1 {
-		return false
-	}
-	a.tokens--
-	return true
 }
