@@ -72,8 +72,8 @@ func (p *pod) end(i *instance, c cause) {
 	case causeIdle:
 		_, drained := p.drain(i, p.agent.cfg.DrainGrace)
 		p.agent.linger(i)
-		p.agent.writeCompiled(p.agent.ctx, i) // if there was no quiet moment
 		if drained {
+			p.agent.writeCompiled(p.agent.ctx, i) // if there was no quiet moment
 			p.agent.terminate(i, parkedTermGrace)
 		}
 		p.agent.dispose(i)
@@ -82,8 +82,8 @@ func (p *pod) end(i *instance, c cause) {
 		listens, drained := p.drain(i, i.grace)
 		finish := func() {
 			p.agent.linger(i)
-			p.agent.writeCompiled(p.agent.ctx, i)
 			if drained {
+				p.agent.writeCompiled(p.agent.ctx, i)
 				p.agent.terminate(i, max(time.Until(until), leastTermGrace))
 			}
 			p.agent.dispose(i)
