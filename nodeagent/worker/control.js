@@ -51,7 +51,7 @@ class Control {
    * @param {() => void} [written] called when the kernel has it
    */
   send(message, written) {
-    apply(write, this.#socket, [stringify(message) + '\n', 'utf8', written])
+    apply(write, this.#socket, [stringify({ __proto__: null, ...message }) + '\n', 'utf8', written])
   }
 
   #data(chunk) {

@@ -9,6 +9,8 @@ const http = require('node:http')
 
 const { apply } = Reflect
 const { isArray } = Array
+const { splice } = Array.prototype
+const { charCodeAt, slice, toLowerCase } = String.prototype
 
 const PREFIX = 'sanfran-'
 const LOWER_S = 's'.charCodeAt(0)
@@ -20,8 +22,8 @@ const LOWER_S = 's'.charCodeAt(0)
  */
 function isSanfran(name) {
   return name.length > PREFIX.length &&
-    (name.charCodeAt(0) | 32) === LOWER_S &&
-    name.slice(0, PREFIX.length).toLowerCase() === PREFIX
+    (apply(charCodeAt, name, [0]) | 32) === LOWER_S &&
+    apply(toLowerCase, apply(slice, name, [0, PREFIX.length]), []) === PREFIX
 }
 
 /**
@@ -37,7 +39,7 @@ function stripRaw(list, n, removed) {
   for (let i = 0; i < n;) {
     if (isSanfran(list[i])) {
       removed(list[i], list[i + 1])
-      list.splice(i, 2)
+      apply(splice, list, [i, 2])
       n -= 2
     } else {
       i += 2

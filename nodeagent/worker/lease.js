@@ -4,6 +4,9 @@
 
 const net = require('node:net')
 
+const { apply } = Reflect
+const { charCodeAt } = String.prototype
+
 /**
  * The lease of this container, unchanged for its whole life.
  *
@@ -39,7 +42,7 @@ function canonicalAddress(address) {
 function equalInConstantTime(secret, given) {
   if (typeof given !== 'string' || given.length !== secret.length) return false
   let difference = 0
-  for (let i = 0; i < secret.length; i++) difference |= secret.charCodeAt(i) ^ given.charCodeAt(i)
+  for (let i = 0; i < secret.length; i++) difference |= apply(charCodeAt, secret, [i]) ^ apply(charCodeAt, given, [i])
   return difference === 0
 }
 

@@ -34,6 +34,7 @@ const { Promise, setTimeout } = globalThis
 const { getBuiltinModule } = process
 const { apply } = Reflect
 const { slice } = String.prototype
+const { then } = Promise.prototype
 const now = performance.now.bind(performance)
 // Ends the process at once, whatever the function has put in the way.
 const exit = process.reallyExit.bind(process)
@@ -75,7 +76,7 @@ const receive = (function receive(message) {
     activate(message)
   } else if (message.type === 'drain' && (state === 'ready' || state === 'loading')) {
     state = 'draining'
-    server.drain(message.graceMs).then(() => control.send({ type: 'drained', sigterm: hearsTerm() }))
+    apply(then, server.drain(message.graceMs), [() => control.send({ type: 'drained', sigterm: hearsTerm() })])
   } else if (message.type === 'ping' && state !== 'warm') {
     debugged = isDebugged()
     server.report()
@@ -136,7 +137,11 @@ let hasEnded = false
 function failed(failure) {
   if (hasEnded) return
   hasEnded = true
-  if (!failure.printed) writeLog(failure.trace + '\n')
+  try {
+    if (!failure.printed) writeLog(failure.trace + '\n')
+  } catch {
+    // The function has put something of its own there; the agent is told all the same.
+  }
   tellEnd('failed', failure, () => exit(1))
   setTimeout(() => exit(1), FAILED_EXIT_MS)
 }

@@ -58,10 +58,12 @@ test('an uncaught error ends the process as under plain Node.js', async (t) => {
 test('what a function does to the globals does not touch the protocol', async (t) => {
   const container = await serving(t, {
     'index.js': `JSON.stringify = JSON.parse = () => 'broken'
+      Promise.prototype.then = () => { throw new Error('broken') }
       globalThis.setTimeout = globalThis.setInterval = globalThis.Promise = () => { throw new Error('broken') }
       const { write } = require('net').Socket.prototype
       require('net').Socket.prototype.write = function (data, ...rest) { if (String(data).startsWith('{')) throw new Error('broken'); return write.call(this, data, ...rest) }
       process.exit = process.reallyExit = () => {}
+      Object.prototype.toJSON = () => 'broken'
       module.exports = (req, res) => res.end('ok')`,
   })
   const from = container.messages.length
@@ -72,6 +74,14 @@ test('what a function does to the globals does not touch the protocol', async (t
   await container.receive('drained')
   container.control.destroy()
   assert.equal((await container.exited).code, 0)
+})
+
+test('a function whose standard error throws still says why it does not load', async (t) => {
+  const container = await Container.start(t)
+  const { type, reason, message } = await container.activate(t, { 'index.js': `process.stderr.write = () => { throw new Error('closed') }
+    throw new Error('no database')` })
+  assert.deepEqual([type, reason, message], ['failed', 'LoadError', 'Error: no database (index.js:2)'])
+  assert.equal((await container.exited).code, 1)
 })
 
 test('activity: work is told before the function runs, idleness when it is true, and not more often than every 50 ms', async (t) => {
