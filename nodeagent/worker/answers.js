@@ -6,8 +6,11 @@ const http = require('node:http')
 
 const { writeOwnHead } = require('./headers.js')
 const { traceOf } = require('./trace.js')
+const { endUnseen } = require('./unseen.js')
 
 const { stringify } = JSON
+const { apply } = Reflect
+const { end } = http.ServerResponse.prototype
 
 /**
  * Writes into the function's log. The stream is looked up anew each time: it is
@@ -21,8 +24,9 @@ const logError = (error) => writeLog(traceOf(error) + '\n')
 
 /** Refuses a request that is not for this container's lease: no function code saw it. */
 function refuse(res, nonce) {
+  endUnseen(res)
   writeOwnHead(res, 421, { 'Sanfran-Refused': nonce, 'Content-Length': 0 })
-  res.end()
+  apply(end, res, [])
 }
 
 /**

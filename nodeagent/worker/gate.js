@@ -15,6 +15,7 @@ const { Stamp } = require('./connections.js')
 const { stripRaw } = require('./headers.js')
 const { equalInConstantTime } = require('./lease.js')
 const log = require('./log.js')
+const { unseen } = require('./unseen.js')
 const { refuseUpgrade } = require('./upgrade.js')
 
 const { apply } = Reflect
@@ -115,7 +116,6 @@ class Gate {
   #sockets = new Set()
   #refusing = false
   #closed = false
-  #ended // the same listener for all responses
 
   /**
    * @param {http.Server} server
@@ -130,10 +130,6 @@ class Gate {
     this.#connections = all
     this.#open = open
     this.#view = this.#viewOf(server)
-    const gate = this
-    this.#ended = function () {
-      gate.#end(this)
-    }
   }
 
   // The server as Node's HTTP code sees it for these connections: it never
@@ -148,7 +144,7 @@ class Gate {
       [connections]: fixed(list),
       [kIncomingMessage]: seen(kIncomingMessage, RefusedRequest),
       [kServerResponse]: seen(kServerResponse, http.ServerResponse),
-      emit: fixed((name, a, b, c) => this.#emit(name, a, b, c)),
+      emit: fixed(this.#emitter),
       // A refused request is not asked to send its body first.
       listenerCount: fixed((name) =>
         this.#refusing && name === 'checkContinue' ? 1 : apply(listenerCount, server, [name])),
@@ -184,11 +180,15 @@ class Gate {
   /** Runs the parser's callback for a request that is refused. */
   refusing(socket, call) {
     const { server } = socket
+    const view = this.#view
+    const { emit } = view // or a monitoring library's
     this.#refusing = true
-    socket.server = this.#view
+    socket.server = view
+    view.emit = this.#emitter
     try {
-      return call()
+      return unseen(call)
     } finally {
+      view.emit = emit
       socket.server = server
       this.#refusing = false
     }
@@ -205,7 +205,7 @@ class Gate {
     }
   }
 
-  #emit(name, a, b, c) {
+  #emitter = (name, a, b, c) => {
     switch (name) {
       case 'request':
       case 'checkContinue':
@@ -215,7 +215,7 @@ class Gate {
           return true
         }
         this.#begin(a.socket)
-        apply(on, b, ['close', this.#ended])
+        apply(on, b, ['close', this.#ending(a.socket)])
         log.begin(a.headers['x-request-id'])
         return this.#server.emit(name, a, b)
       case 'upgrade':
@@ -225,6 +225,7 @@ class Gate {
           return true
         }
         this.#begin(b) // until it closes
+        log.begin(a.headers['x-request-id'])
         return this.#server.emit(name, a, b, c)
       case 'clientError':
         return false // of somebody who has not shown the lease yet
@@ -256,10 +257,18 @@ class Gate {
     this.#connections.begin(connection)
   }
 
-  #end(response) {
-    const { socket } = response.req
-    const connection = Stamp.get(socket)
-    if (connection === undefined || connection.closed) return // counted when it closed
+  // Each request ends once, whatever the program emits and makes of its objects.
+  #ending(socket) {
+    let over = false
+    return () => {
+      if (over) return
+      over = true
+      this.#end(socket, Stamp.get(socket))
+    }
+  }
+
+  #end(socket, connection) {
+    if (connection.closed) return // counted when it closed
     this.#connections.end(connection)
     if (connection.active > 0) return
     apply(setTimeout, socket, [0]) // also one that the function has set

@@ -201,18 +201,36 @@ class FunctionRequest extends http.IncomingMessage {
 /** The response to a FunctionRequest. */
 class FunctionResponse extends http.ServerResponse {
   #connection = null
+  #connections = null
 
   static is(message) {
     return #connection in message
   }
 
-  /** Remembers the connection that the response counts on until it is closed. */
-  static countOn(message, connection) {
+  /** From now on, until it is over, the response counts on its connection. */
+  static countOn(message, connection, connections) {
     message.#connection = connection
+    message.#connections = connections
   }
 
-  static connection(message) {
-    return message.#connection
+  /** Whether the response has begun to count. */
+  static counts(message) {
+    return #connection in message && message.#connections !== null
+  }
+
+  /** The response counts no more; said again, it means nothing. */
+  static over(message) {
+    const connection = message.#connection
+    if (connection === null) return
+    message.#connection = null
+    message.#connections.end(connection)
+  }
+
+  // Node does this when all is written, also where nobody hears "close" any more;
+  // a function, before it takes the connection over.
+  detachSocket(socket) {
+    super.detachSocket(socket)
+    if (this.writableEnded) FunctionResponse.over(this)
   }
 
   // Node writes head and body as one where both are texts, which costs a tenth of

@@ -10,22 +10,39 @@ const { Connections, KEEP_ALIVE_MS } = require('./connections.js')
 const { equalInConstantTime } = require('./lease.js')
 const { FunctionRequest, FunctionResponse } = require('./message.js')
 const { OwnServer } = require('./own-server.js')
+const { isHeard, unseen } = require('./unseen.js')
 const { refuseUpgrade, takeOver } = require('./upgrade.js')
 
 const { clearInterval, clearTimeout, Promise, setInterval, setTimeout } = globalThis
-const { apply } = Reflect
+const { apply, defineProperty, deleteProperty, getOwnPropertyDescriptor } = Reflect
+const { hasOwn } = Object
 const { emit, listenerCount } = http.Server.prototype
 
 /** How often a program's idle connections are closed while it drains. */
 const CLOSE_IDLE_MS = 100
 
-// CONNECT has no callback that is asked before its event.
+// A function may listen on this server itself (libraries do that are given
+// req.socket.server). So the lease is checked, and the request counted, where its
+// event is emitted: before any listener.
 class Server extends http.Server {
-  admits = () => false
-  refused = () => {}
+  #passes
+
+  /** @param {(name: string, req: object, b: object) => boolean} passes b: the response or socket; false: it was answered */
+  constructor(options, passes) {
+    super(options)
+    this.#passes = passes
+  }
 
   emit(name, a, b, c) {
-    if (name === 'connect' && !this.admits(a)) return this.refused(b), true
+    switch (name) {
+      case 'request':
+      case 'checkContinue':
+      case 'checkExpectation':
+      case 'upgrade':
+      case 'connect':
+        // By whatever `emit` a monitoring library has put on the prototype.
+        return this.#passes(name, a, b) ? super.emit(name, a, b, c) : true
+    }
     return apply(emit, this, [name, a, b, c])
   }
 }
@@ -50,34 +67,39 @@ class FunctionServer {
     this.#connections = new Connections(this.#activity)
     const connections = this.#connections
     this.#closed = function () {
-      const connection = FunctionResponse.connection(this)
-      connections.end(connection)
+      FunctionResponse.over(this)
       const socket = this.req?.socket
+      if (!(socket?.timeout > 0)) return
       // A time limit that the function has set for its answer ends with it.
-      if (socket?.timeout > 0 && !connection.direct && connection.active === 0) socket.setTimeout(0)
+      const connection = connections.of(socket)
+      if (connection !== undefined && !connection.direct && connection.active === 0) socket.setTimeout(0)
     }
     this.http = new Server({
       IncomingMessage: FunctionRequest,
       ServerResponse: FunctionResponse,
       shouldUpgradeCallback: (req) => this.#takesUpgrade(req),
-    })
-    this.http.admits = (req) => this.#admits(req)
-    this.http.refused = (socket) => refuseUpgrade(socket, this.#lease?.nonce)
+    }, (name, req, b) => (name === 'upgrade' || name === 'connect' ? this.#passesUpgrade(req, b) : this.#passes(req, b)))
     // A gateway's connection is never closed from this side, however long it
     // idles or its request takes: a request could be on its way, and it would
     // not be known whether it ran. Direct ones are swept by Connections.
     this.http.keepAliveTimeout = 0
     this.http.headersTimeout = 0
     this.http.requestTimeout = 0
-    this.http.on('connection', (socket) => this.#connections.add(socket))
-    this.http.on('request', (req, res) => this.#request(req, res))
+    this.http.on('connection', (socket) => {
+      this.#connections.add(socket)
+      this.#hideRefused(socket.parser)
+    })
+    this.http.on('request', (req, res) => this.#handler(req, res, this.#hold))
     // As Node does without this listener; but who is refused is not asked to
     // send a body first.
     this.http.on('checkContinue', (req, res) => {
-      if (this.#admits(req)) res.writeContinue()
-      this.#request(req, res)
+      res.writeContinue()
+      this.#handler(req, res, this.#hold)
     })
-    this.http.on('upgrade', (req, socket, head) => this.#upgrade(req, socket, head))
+    this.http.on('upgrade', (req, socket, head) => {
+      const upgrade = this.#handler.upgradeOf?.(req)
+      if (upgrade !== undefined) takeOver(upgrade, req, socket, head)
+    })
   }
 
   /** Knows its lease from now on, and refuses all until `serve`. */
@@ -187,41 +209,67 @@ class FunctionServer {
     return this.#handler.upgradeOf?.(req) !== undefined || apply(listenerCount, this.http, ['upgrade']) > 1
   }
 
-  #upgrade(req, socket, head) {
+  // Node tells of a request before its event, and monitoring libraries put an
+  // `emit` of their own on the server.
+  #hideRefused(parser) {
+    const { http } = this
+    const { onIncoming } = parser
+    parser.onIncoming = (req, keepAlive) => {
+      if (!isHeard() && !hasOwn(http, 'emit') || this.#admits(req)) return onIncoming(req, keepAlive)
+      const theirs = getOwnPropertyDescriptor(http, 'emit')
+      if (theirs !== undefined) deleteProperty(http, 'emit')
+      try {
+        return unseen(() => onIncoming(req, keepAlive))
+      } finally {
+        if (theirs !== undefined) defineProperty(http, 'emit', theirs)
+      }
+    }
+  }
+
+  // Whether an upgrade or CONNECT goes on to those that listen for it.
+  #passesUpgrade(req, socket) {
+    if (!this.#admits(req)) {
+      refuseUpgrade(socket, this.#lease?.nonce)
+      return false
+    }
     const connection = this.#connections.of(socket)
     this.#connections.begin(connection) // until the socket closes
     FunctionRequest.prepare(req, undefined, !connection.direct)
-    const upgrade = this.#handler.upgradeOf?.(req)
-    if (upgrade !== undefined) takeOver(upgrade, req, socket, head)
+    return true
   }
 
-  #request(req, res) {
+  // Whether a request goes on to those that listen for it; if not, it is answered.
+  #passes(req, res) {
+    if (FunctionResponse.counts(res)) return true // a listener passes it on to others
     const connections = this.#connections
     const connection = connections.of(req.socket)
     const lease = this.#lease
     if (lease === null) {
-      return answerError(req, res, 503, 'NotActivated', 'this container serves no function yet')
+      answerError(req, res, 503, 'NotActivated', 'this container serves no function yet')
+      return false
     }
     if (connection.direct) {
       // What a client sends after a request whose answer will say "close" must
       // not be processed: its answer could not be sent (RFC 9112, section 9.6).
-      if (connection.closing) return
+      if (connection.closing) return false
       res._keepAliveTimeout = KEEP_ALIVE_MS // only tells the client, in Keep-Alive
       if (this.#draining) {
         res.shouldKeepAlive = false
         connection.closing = true
       }
     } else if (this.#draining || this.#handler === null || this.#own?.listening === false || !equalInConstantTime(lease.id, FunctionRequest.lease(req))) {
-      return refuse(res, lease.nonce)
+      refuse(res, lease.nonce)
+      return false
     }
     if (this.#handler === null) {
-      return answerError(req, res, 503, 'NotReady', 'the function is still loading')
+      answerError(req, res, 503, 'NotReady', 'the function is still loading')
+      return false
     }
     connections.begin(connection)
-    FunctionResponse.countOn(res, connection)
+    FunctionResponse.countOn(res, connection, connections)
     res.on('close', this.#closed)
     FunctionRequest.prepare(req, res, !connection.direct)
-    this.#handler(req, res, this.#hold)
+    return true
   }
 }
 

@@ -106,6 +106,40 @@ test('activity: work is told before the function runs, idleness when it is true,
   await container.receive('activity', { from: idle, where: (m) => m.direct === 0 && m.inFlight === 0 })
 })
 
+const COUNTED = `
+  let wait
+  const paths = {
+    '/wait': (req, res) => (wait = res),
+    '/go': (req, res) => { wait.end('waited'); res.end() },
+    '/removed': (req, res) => { res.removeAllListeners('close'); res.on('close', () => {}); res.end('ok') },
+    '/twice': (req, res) => res.once('close', () => { res.emit('close'); res.emit('close') }).end('ok'),
+    '/without': (req, res) => { res.req = null; res.end('ok') },
+  }
+  const answer = (req, res) => paths[req.url](req, res)`
+const KINDS = {
+  'a function': [{ 'index.js': `${COUNTED}; module.exports = answer` }, ['/removed', '/twice', '/without']],
+  'a program': [{ 'index.js': `${COUNTED}; require('node:http').createServer(answer).listen(0)` }, ['/twice', '/without']],
+}
+for (const [kind, [files, paths]] of Object.entries(KINDS)) {
+  test(`activity: a request of ${kind} counts once, whatever becomes of its response`, async (t) => {
+    const container = await serving(t, files)
+    const agent = new http.Agent({ keepAlive: true })
+    t.after(() => agent.destroy())
+    for (const path of paths) {
+      const from = container.messages.length
+      const waiting = container.request({ path: '/wait', agent })
+      await container.receive('activity', { from, where: (m) => m.inFlight === 1 })
+      assert.equal((await container.request({ path, agent })).text, 'ok')
+      const asked = container.messages.length
+      container.send({ type: 'ping' })
+      assert.equal((await container.receive('activity', { from: asked })).inFlight, 1, path)
+      await container.request({ path: '/go', agent })
+      assert.equal((await waiting).text, 'waited')
+      await container.receive('activity', { from, where: (m) => m.inFlight === 0 })
+    }
+  })
+}
+
 test('draining finishes what runs, refuses gateways with the nonce and never closes their connections', async (t) => {
   const container = await serving(t, { 'index.js': `module.exports = (req, res) => { if (req.path === '/wait') setTimeout(() => res.end('waited'), 400); else res.end('ok') }` })
   const gateway = net.connect(container.port, NODE_ADDRESS).setEncoding('utf8')
