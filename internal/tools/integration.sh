@@ -12,5 +12,8 @@ SANFRAN_NODE26_ROOTFS=$(awk '/node26/ { print $2 }' <<<"$roots")
 export SANFRAN_ROOTFS SANFRAN_NODE26_ROOTFS
 SANFRAN_NPM=$(test/npm/install.sh)
 export SANFRAN_NPM
-# One package at a time: they share the machine's cgroups, nft and bpffs.
-go test -tags integration -race -p 1 -timeout 9m ./deploy/images/... ./nodeagent/... ./router/... ./warmpool/...
+# Without arguments of go test all of them.
+[ $# -gt 0 ] || set -- ./deploy/images/... ./nodeagent/... ./router/... ./warmpool/...
+# One package at a time: they share the machine's cgroups, nft and bpffs. Their
+# parallel tests wait for containers more than they compute.
+go test -tags integration -race -p 1 -parallel 4 -timeout 9m "$@"
