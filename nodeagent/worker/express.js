@@ -5,10 +5,27 @@
 const { hash } = require('node:crypto')
 const { createRequire } = require('node:module')
 const path = require('node:path')
+const querystring = require('node:querystring')
 
 const cookieParser = require('cookie-parser')
 const express = require('express')
 const expressRequire = createRequire(require.resolve('express'))
+const mime = expressRequire('mime-types')
+
+/** Of how many content types the full form is kept. */
+const MAX_TYPES = 256
+
+// Express asks for the full form of the same few types, twice for an answer.
+const { contentType: fullType } = mime
+const types = new Map()
+mime.contentType = (type) => {
+  let full = types.get(type)
+  if (full === undefined) {
+    full = fullType(type)
+    if (types.size < MAX_TYPES && typeof type === 'string') types.set(type, full)
+  }
+  return full
+}
 
 /** What the package etag makes of a body, without a Hash object: half of its cost. */
 function weakETag(body, encoding) {
@@ -18,13 +35,38 @@ function weakETag(body, encoding) {
   return `W/"${length.toString(16)}-${hash('sha1', bytes, 'base64').slice(0, 27)}"`
 }
 
+/** Longest query that is parsed here: no more pairs fit than querystring takes. */
+const MAX_QUERY = 1 << 10
+
+/** What querystring.parse makes of a query, in half the time where nothing in it is encoded. */
+function parseQuery(text) {
+  if (typeof text !== 'string' || text.length > MAX_QUERY || text.includes('%') || text.includes('+')) return querystring.parse(text)
+  const query = { __proto__: null }
+  for (let start = 0, end; start < text.length; start = end + 1) {
+    end = text.indexOf('&', start)
+    if (end < 0) end = text.length
+    if (end === start) continue
+    let equals = text.indexOf('=', start)
+    if (equals < 0 || equals > end) equals = end
+    const key = text.slice(start, equals)
+    const value = text.slice(equals + 1, end)
+    const before = query[key]
+    if (before === undefined) query[key] = value
+    else if (typeof before === 'string') query[key] = [before, value]
+    else before.push(value)
+  }
+  return query
+}
+
 /**
  * Settings of requests that came on a direct connection: what a new Express
  * application has, without the X-Powered-By header.
  */
 const direct = express()
 direct.disable('x-powered-by')
-direct.settings['etag fn'] = weakETag // until a function sets "etag"
+// Until a function sets "etag" or "query parser".
+direct.settings['etag fn'] = weakETag
+direct.settings['query parser fn'] = parseQuery
 
 /**
  * Settings of requests that came through a gateway. Exactly one proxy is
@@ -63,5 +105,6 @@ module.exports = {
   contentType: expressRequire('content-type'),
   cookie: expressRequire('cookie'),
   cookieParser,
+  parseQuery,
   createError: expressRequire('http-errors'),
 }

@@ -68,8 +68,13 @@ function withoutSanfran(headers) {
 const hasSanfran = (headers) =>
   isArray(headers) ? headers.flat().some((item) => typeof item === 'string' && isSanfran(item)) : Object.keys(headers).some(isSanfran)
 
+// Whether a message of this process was ever given a header of SanFran's by name.
+// Hardly any function does so, and to list an answer's headers costs more than the
+// rest of this file.
+let everSet = false
+
+const { addTrailers, appendHeader, setHeader } = http.OutgoingMessage.prototype
 const writeHead = http.ServerResponse.prototype.writeHead
-const addTrailers = http.OutgoingMessage.prototype.addTrailers
 const addHeaderLines = http.IncomingMessage.prototype._addHeaderLines
 
 /**
@@ -88,11 +93,23 @@ function install({ isRequest, received, isResponse }) {
     return apply(addHeaderLines, this, [headers, n])
   })
 
+  define(http.OutgoingMessage.prototype, 'setHeader', function setHeader_(name, value) {
+    everSet ||= typeof name === 'string' && isSanfran(name)
+    return apply(setHeader, this, [name, value])
+  })
+
+  define(http.OutgoingMessage.prototype, 'appendHeader', function appendHeader_(name, value) {
+    everSet ||= typeof name === 'string' && isSanfran(name)
+    return apply(appendHeader, this, [name, value])
+  })
+
   define(http.ServerResponse.prototype, 'writeHead', function writeHead_(status, reason, headers) {
     if (!isResponse(this)) return apply(writeHead, this, arguments)
-    const names = this.getHeaderNames()
-    for (let i = 0; i < names.length; i++) {
-      if (isSanfran(names[i])) this.removeHeader(names[i])
+    if (everSet) {
+      const names = this.getHeaderNames()
+      for (let i = 0; i < names.length; i++) {
+        if (isSanfran(names[i])) this.removeHeader(names[i])
+      }
     }
     if (typeof reason === 'object' && reason !== null && hasSanfran(reason)) reason = withoutSanfran(reason)
     if (headers && hasSanfran(headers)) headers = withoutSanfran(headers)

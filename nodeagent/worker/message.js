@@ -218,19 +218,16 @@ class FunctionResponse extends http.ServerResponse {
     return #connection in message && message.#connections !== null
   }
 
-  /** The response counts no more; said again, it means nothing. */
-  static over(message) {
-    const connection = message.#connection
-    if (connection === null) return
-    message.#connection = null
-    message.#connections.end(connection)
-  }
-
-  // Node does this when all is written, also where nobody hears "close" any more;
-  // a function, before it takes the connection over.
+  // Node does this when all is written; a function, before it takes the connection
+  // over. A response that is not written to its end takes its connection with it.
   detachSocket(socket) {
     super.detachSocket(socket)
-    if (this.writableEnded) FunctionResponse.over(this)
+    const connection = this.#connection
+    if (connection === null || !this.writableEnded) return
+    this.#connection = null
+    this.#connections.end(connection)
+    // A time limit that the function has set for its answer ends with it.
+    if (socket.timeout > 0 && !connection.direct && connection.active === 0) socket.setTimeout(0)
   }
 
   // Node writes head and body as one where both are texts, which costs a tenth of

@@ -57,7 +57,6 @@ class FunctionServer {
   #activity
   #connections
   #idle = null
-  #closed // the same listener for all responses
   /** The server of the function's that connections are given to, if there is one. */
   #own = null
 
@@ -65,15 +64,6 @@ class FunctionServer {
   constructor(report) {
     this.#activity = new Activity(report)
     this.#connections = new Connections(this.#activity)
-    const connections = this.#connections
-    this.#closed = function () {
-      FunctionResponse.over(this)
-      const socket = this.req?.socket
-      if (!(socket?.timeout > 0)) return
-      // A time limit that the function has set for its answer ends with it.
-      const connection = connections.of(socket)
-      if (connection !== undefined && !connection.direct && connection.active === 0) socket.setTimeout(0)
-    }
     this.http = new Server({
       IncomingMessage: FunctionRequest,
       ServerResponse: FunctionResponse,
@@ -267,7 +257,6 @@ class FunctionServer {
     }
     connections.begin(connection)
     FunctionResponse.countOn(res, connection, connections)
-    res.on('close', this.#closed)
     FunctionRequest.prepare(req, res, !connection.direct)
     return true
   }

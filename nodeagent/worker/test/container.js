@@ -136,9 +136,9 @@ class Container {
     return this.logged(pattern, 'reports')
   }
 
-  /** Activates a bundle, a map of file names to contents, and returns the answer. */
+  /** Activates a bundle, a folder or a map of file names to contents, and returns the answer. */
   async activate(t, files, { env = {}, loadTimeoutMs = 40_000, podAddress = POD_ADDRESS, port = 8080, command, workingDir, packages = false } = {}) {
-    this.entry = bundle(t, files)
+    this.entry = typeof files === 'string' ? files : bundle(t, files)
     if (packages) fs.symlinkSync(copyOfPackages(), path.join(this.entry, 'node_modules'))
     this.send({
       type: 'activate', lease: LEASE, nonce: NONCE, namespace: 'default', function: 'hello', pod: 'hello', revision: 'ab12',

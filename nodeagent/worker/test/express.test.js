@@ -3,6 +3,7 @@
 // Contract 1: a function with Express's request and response.
 
 const assert = require('node:assert/strict')
+const querystring = require('node:querystring')
 const test = require('node:test')
 
 const { serving } = require('./container.js')
@@ -68,4 +69,19 @@ test('forwarded headers count on a gateway’s connection only', async (t) => {
   assert.deepEqual(proxied.json, ['198.51.100.4', 'https', 'example.test', ['198.51.100.4']])
   const direct = await container.direct({ headers: GATEWAY })
   assert.deepEqual(direct.json, ['127.0.0.1', 'http', '127.0.0.7', []])
+})
+
+test('req.query is what querystring makes of the same text', () => {
+  const { parseQuery } = require('../express.js')
+  const pieces = ['a', 'b', '=', '&', '&&', '==', 'name=Vik', '__proto__', 'constructor=1', '%20', '%zz', '+', 'é', '', 'a=1&a=2', '&a=', 'toString', '0', '?', '#']
+  // Linear congruential, so that a failure can be repeated.
+  let seed = 1
+  const next = (n) => (seed = (seed * 48271) % 2147483647) % n
+  for (let i = 0; i < 20_000; i++) {
+    const text = Array.from({ length: next(12) }, () => pieces[next(pieces.length)]).join('')
+    assert.deepEqual(parseQuery(text), querystring.parse(text), text)
+  }
+  for (const text of [undefined, null, '', 'a&'.repeat(2_000), `a=${'x'.repeat(5_000)}`]) {
+    assert.deepEqual(parseQuery(text), querystring.parse(text), text)
+  }
 })

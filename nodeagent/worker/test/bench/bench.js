@@ -12,7 +12,7 @@ const fs = require('node:fs')
 const net = require('node:net')
 const os = require('node:os')
 
-const { Container, LEASE, NODE_ADDRESS, POD_ADDRESS } = require('../container.js')
+const { Container, LEASE, bundle, NODE_ADDRESS, POD_ADDRESS } = require('../container.js')
 
 const ACTIVATIONS = Number(process.env.ACTIVATIONS ?? 20)
 const SECONDS = Number(process.env.SECONDS ?? 3)
@@ -41,6 +41,7 @@ const ms = (a, b) => Number(b - a) / 1e6
 const quantile = (list, q) => [...list].sort((a, b) => a - b)[Math.min(list.length - 1, Math.floor(q * list.length))].toFixed(2)
 
 async function activations(files) {
+  const folder = bundle(t, files) // the agent has it before, too
   const boots = [], loads = [], readies = [], firsts = [], cpus = [], rss = []
   for (let i = 0; i < ACTIVATIONS; i++) {
     const start = process.hrtime.bigint()
@@ -50,7 +51,7 @@ async function activations(files) {
     await once(client, 'connect')
     const used = mainThread(container.process.pid)
     const began = process.hrtime.bigint()
-    const { loadMs } = await container.activate(t, files)
+    const { loadMs } = await container.activate(t, folder)
     const ready = process.hrtime.bigint()
     client.write(HEAD)
     await once(client, 'data')
@@ -83,13 +84,25 @@ function cpu(pid) {
  * and its CPU time per request, which other work on the machine disturbs less.
  */
 async function throughput({ port, pid, host = NODE_ADDRESS }) {
-  let answered = 0
+  const size = await sizeOfAnswer(port, host)
+  // The client's own work must not be what bounds a server: it counts bytes.
+  let bytes = 0
+  const buffer = Buffer.allocUnsafeSlow(1 << 16)
   const sockets = Array.from({ length: CONNECTIONS }, () => {
-    const socket = net.connect(port, host)
-    socket.setEncoding('latin1').on('data', (text) => {
-      const n = text.split('Hello world').length - 1
-      answered += n
-      socket.write(HEAD.repeat(n))
+    let rest = 0
+    const socket = net.connect({
+      port, host,
+      onread: {
+        buffer,
+        callback(n) {
+          bytes += n
+          rest += n
+          const answers = Math.floor(rest / size)
+          rest -= answers * size
+          socket.write(answers === 1 ? HEAD : HEAD.repeat(answers))
+          return true
+        },
+      },
     })
     socket.write(HEAD.repeat(PIPELINE))
     return socket
@@ -97,10 +110,26 @@ async function throughput({ port, pid, host = NODE_ADDRESS }) {
   const began = process.hrtime.bigint()
   const used = cpu(pid)
   await new Promise((resolve) => setTimeout(resolve, SECONDS * 1000))
+  const answered = bytes / size
   const rate = answered / ms(began, process.hrtime.bigint()) * 1000
   const cost = (cpu(pid) - used) / answered
   for (const socket of sockets) socket.destroy()
   return { rate, cost }
+}
+
+/** How many bytes one answer has, which is the right one and the same each time. */
+async function sizeOfAnswer(port, host) {
+  const socket = net.connect(port, host).setEncoding('latin1')
+  const sizes = []
+  for (let i = 0; i < 2; i++) {
+    socket.write(HEAD)
+    const [text] = await once(socket, 'data')
+    if (!text.startsWith('HTTP/1.1 200 ') || !text.endsWith('\r\n\r\nHello world')) throw new Error(`a wrong answer: ${text}`)
+    sizes.push(text.length)
+  }
+  socket.destroy()
+  if (sizes[0] !== sizes[1]) throw new Error(`answers of ${sizes} bytes`)
+  return sizes[0]
 }
 
 const BARE = `require('http').createServer((req, res) => {
