@@ -289,7 +289,7 @@ func podStatus(s status) *agentv1.PodStatus {
 func poolStatus(s PoolStatus) *agentv1.PoolStatus {
 	return &agentv1.PoolStatus{
 		Runtime: s.Runtime, Warming: int32(s.Warming), Warm: int32(s.Warm), Leased: int32(s.Leased), Draining: int32(s.Draining),
-		StartFailures: s.StartFailures, LastFailure: s.LastFailure,
+		StartFailures: s.StartFailures, FailuresInARow: int32(s.FailuresInARow), LastFailure: s.LastFailure,
 	}
 }
 

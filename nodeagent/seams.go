@@ -61,7 +61,9 @@ type Warmers interface {
 type PoolStatus struct {
 	Runtime                         string
 	Warming, Warm, Leased, Draining int
-	// StartFailures counts since the agent started.
-	StartFailures int64
-	LastFailure   string
+	// StartFailures counts since the agent started, FailuresInARow since a start
+	// succeeded.
+	StartFailures  int64
+	FailuresInARow int
+	LastFailure    string
 }

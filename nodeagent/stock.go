@@ -92,7 +92,7 @@ func (st *stock) Status() []PoolStatus {
 	all := make([]PoolStatus, 0, len(st.pools))
 	for _, runtime := range slices.Sorted(maps.Keys(st.pools)) {
 		s := st.pools[runtime].Stats()
-		one := PoolStatus{Runtime: runtime, Warming: s.Warming, Warm: s.Warm, Leased: s.Leased, Draining: s.Draining, StartFailures: int64(s.Failed)}
+		one := PoolStatus{Runtime: runtime, Warming: s.Warming, Warm: s.Warm, Leased: s.Leased, Draining: s.Draining, StartFailures: int64(s.Failed), FailuresInARow: s.Failures}
 		if s.LastFailure != nil {
 			one.LastFailure = s.LastFailure.Error()
 		}

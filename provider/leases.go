@@ -45,6 +45,9 @@ type Leases interface {
 	// Capacity is the sum of what the agents' nodes give to functions, and a
 	// channel that is closed when it has changed.
 	Capacity() (*agentv1.Capacity, <-chan struct{})
+	// Pools are the stores of warm containers of the agents that are connected,
+	// by node. The caller must not change the messages.
+	Pools() map[string][]*agentv1.PoolStatus
 }
 
 // Bundles keeps functions' code for the agents.

@@ -44,9 +44,9 @@ type virtualNode struct {
 	labels map[string]string
 }
 
-// object is the node with what the agents give. Labels are those NodeRestriction
-// lets a node set on itself, so there is no node-role.
-func (v virtualNode) object(capacity *agentv1.Capacity) *corev1.Node {
+// object is the node with what the agents give, and how their pools are. Labels are
+// those NodeRestriction lets a node set on itself, so there is no node-role.
+func (v virtualNode) object(capacity *agentv1.Capacity, pools corev1.NodeCondition) *corev1.Node {
 	labels := map[string]string{
 		corev1.LabelHostname:               v.name,
 		corev1.LabelOSStable:               goruntime.GOOS,
@@ -74,6 +74,7 @@ func (v virtualNode) object(capacity *agentv1.Capacity) *corev1.Node {
 	for i := range conditions {
 		conditions[i].LastHeartbeatTime, conditions[i].LastTransitionTime = at, at
 	}
+	conditions = append(conditions, pools)
 	return &corev1.Node{
 		ObjectMeta: metav1.ObjectMeta{Name: v.name, Labels: labels, Annotations: map[string]string{}},
 		Spec: corev1.NodeSpec{
@@ -97,13 +98,22 @@ func (v virtualNode) object(capacity *agentv1.Capacity) *corev1.Node {
 	}
 }
 
-// nodeUpdates tells the node controller of changed capacity. It implements
-// node.NodeProvider.
+// nodeUpdates tells the node controller of changed capacity and pools. It
+// implements node.NodeProvider.
 type nodeUpdates struct {
 	virtual virtualNode
 	leases  Leases
 	notify  func(*corev1.Node)
 	started chan struct{}
+	// told is the condition of the pools as it was told last. It is run's own
+	// after the node has been made.
+	told corev1.NodeCondition
+}
+
+// node is the node as it is now.
+func (n *nodeUpdates) node(capacity *agentv1.Capacity) *corev1.Node {
+	n.told = warmth(n.leases.Pools(), n.told, time.Now())
+	return n.virtual.object(capacity, n.told)
 }
 
 // Ping says that the process lives; the lease must not hang on anything else.
@@ -115,28 +125,36 @@ func (n *nodeUpdates) NotifyNodeStatus(_ context.Context, notify func(*corev1.No
 	close(n.started)
 }
 
-// run tells every change of capacity until ctx ends.
+// run tells every change of capacity at once, and of the pools every
+// nodeStatusEvery, until ctx ends.
 func (n *nodeUpdates) run(ctx context.Context) {
 	select {
 	case <-n.started:
 	case <-ctx.Done():
 		return
 	}
+	look := time.NewTicker(nodeStatusEvery)
+	defer look.Stop()
 	for {
 		capacity, changed := n.leases.Capacity()
+		now := n.node(capacity)
 		told := make(chan struct{})
 		// The callback blocks for ever when the controller ends at the wrong
 		// moment; then this goroutine stays behind, with the process at its end.
 		go func() {
 			defer close(told)
-			n.notify(n.virtual.object(capacity))
+			n.notify(now)
 		}()
-		for range 2 {
+		for told != nil || changed != nil {
 			select {
 			case <-told:
 				told = nil
 			case <-changed:
 				changed = nil
+			case <-look.C:
+				if !sameWarmth(n.told, warmth(n.leases.Pools(), n.told, time.Now())) {
+					changed = nil
+				}
 			case <-ctx.Done():
 				return
 			}
@@ -148,12 +166,10 @@ func (n *nodeUpdates) run(ctx context.Context) {
 // ends. The client should be one that nothing else queues on.
 func runNode(ctx context.Context, client kubernetes.Interface, virtual virtualNode, leases Leases, log *slog.Logger) error {
 	updates := &nodeUpdates{virtual: virtual, leases: leases, started: make(chan struct{})}
-	initial := func() *corev1.Node {
-		capacity, _ := leases.Capacity()
-		return virtual.object(capacity)
-	}
+	capacity, _ := leases.Capacity()
+	first := updates.node(capacity)
 	nodes := client.CoreV1().Nodes()
-	controller, err := node.NewNodeController(updates, initial(), nodes,
+	controller, err := node.NewNodeController(updates, first, nodes,
 		node.WithNodeStatusUpdateInterval(nodeStatusEvery),
 		node.WithNodeEnableLeaseV1(client.CoordinationV1().Leases(corev1.NamespaceNodeLease), nodeLeaseSeconds),
 		node.WithNodeStatusUpdateErrorHandler(func(ctx context.Context, cause error) error {
@@ -161,7 +177,8 @@ func runNode(ctx context.Context, client kubernetes.Interface, virtual virtualNo
 				return cause
 			}
 			log.Warn("the node was deleted; it is registered again", "node", virtual.name)
-			_, err := nodes.Create(ctx, initial(), metav1.CreateOptions{})
+			capacity, _ := leases.Capacity()
+			_, err := nodes.Create(ctx, virtual.object(capacity, warmth(leases.Pools(), corev1.NodeCondition{}, time.Now())), metav1.CreateOptions{})
 			return err
 		}))
 	if err != nil {

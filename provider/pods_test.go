@@ -100,6 +100,8 @@ func (p *pool) Capacity() (*agentv1.Capacity, <-chan struct{}) {
 	return &agentv1.Capacity{MilliCpu: 2000, MemoryBytes: 1 << 30, Pods: 100}, nil
 }
 
+func (p *pool) Pools() map[string][]*agentv1.PoolStatus { return nil }
+
 func (p *pool) Put(_ context.Context, digest string, r io.Reader) error {
 	_, err := io.ReadAll(r)
 	p.mu.Lock()

@@ -113,6 +113,9 @@ func (p *Pool) Synced(podUIDs []string) {
 // Capacity is what agents give to functions; see [Books.Capacity].
 func (p *Pool) Capacity() (*agentv1.Capacity, <-chan struct{}) { return p.books.Capacity() }
 
+// Pools are the agents' stores of warm containers by node; see [Books.Pools].
+func (p *Pool) Pools() map[string][]*agentv1.PoolStatus { return p.books.Pools() }
+
 // ReadLog reads what a pod has written; see [Streams.ReadLog].
 func (p *Pool) ReadLog(ctx context.Context, want *streamsv1.ReadLog) (io.ReadCloser, error) {
 	return p.streams.ReadLog(ctx, want)

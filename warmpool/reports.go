@@ -1,6 +1,8 @@
 package warmpool
 
 import (
+	"maps"
+	"slices"
 	"time"
 
 	agentv1 "sanfran.dev/proto/sanfran/agent/v1"
@@ -138,6 +140,23 @@ func (b *Books) Agents() []AgentView {
 		views = append(views, v)
 	}
 	return views
+}
+
+// Pools are what connected agents last said of their stores of warm containers, by
+// node, in the order of their runtimes. Nobody changes the messages.
+func (b *Books) Pools() map[string][]*agentv1.PoolStatus {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	pools := make(map[string][]*agentv1.PoolStatus)
+	for _, a := range b.agents {
+		if a.session == nil {
+			continue
+		}
+		for _, runtime := range slices.Sorted(maps.Keys(a.pools)) {
+			pools[a.node] = append(pools[a.node], a.pools[runtime])
+		}
+	}
+	return pools
 }
 
 // PodStates counts the pods by state; those nothing is known of yet are

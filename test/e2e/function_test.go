@@ -17,6 +17,7 @@ func TestNodes(t *testing.T) {
 		t.Fatalf("no virtual node:\n%s", out)
 	}
 	kubectl(t, "wait", "--for=condition=Ready", "nodes", "--all", "--timeout=60s")
+	kubectl(t, "wait", "--for=condition=WarmContainers", "node/sanfran", "--timeout=60s")
 	labels := kubectl(t, "get", "node", "sanfran", "-o", "jsonpath={.metadata.labels}")
 	for _, want := range []string{`"kubernetes.io/hostname":"sanfran"`, `"type":"virtual-kubelet"`} {
 		if !strings.Contains(labels, want) {

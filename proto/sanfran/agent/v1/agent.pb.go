@@ -1614,8 +1614,10 @@ type PoolStatus struct {
 	// Containers that failed to start since the agent started.
 	StartFailures int64  `protobuf:"varint,6,opt,name=start_failures,json=startFailures,proto3" json:"start_failures,omitempty"`
 	LastFailure   string `protobuf:"bytes,7,opt,name=last_failure,json=lastFailure,proto3" json:"last_failure,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	// How many failed since one succeeded: above zero the pool is in back-off.
+	FailuresInARow int32 `protobuf:"varint,8,opt,name=failures_in_a_row,json=failuresInARow,proto3" json:"failures_in_a_row,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *PoolStatus) Reset() {
@@ -1695,6 +1697,13 @@ func (x *PoolStatus) GetLastFailure() string {
 		return x.LastFailure
 	}
 	return ""
+}
+
+func (x *PoolStatus) GetFailuresInARow() int32 {
+	if x != nil {
+		return x.FailuresInARow
+	}
+	return 0
 }
 
 type FetchBundleRequest struct {
@@ -1912,7 +1921,7 @@ const file_sanfran_agent_v1_agent_proto_rawDesc = "" +
 	"\n" +
 	"PoolTarget\x12\x18\n" +
 	"\aruntime\x18\x01 \x01(\tR\aruntime\x12\x12\n" +
-	"\x04warm\x18\x02 \x01(\x05R\x04warm\"\xd2\x01\n" +
+	"\x04warm\x18\x02 \x01(\x05R\x04warm\"\xfd\x01\n" +
 	"\n" +
 	"PoolStatus\x12\x18\n" +
 	"\aruntime\x18\x01 \x01(\tR\aruntime\x12\x18\n" +
@@ -1921,7 +1930,8 @@ const file_sanfran_agent_v1_agent_proto_rawDesc = "" +
 	"\x06leased\x18\x04 \x01(\x05R\x06leased\x12\x1a\n" +
 	"\bdraining\x18\x05 \x01(\x05R\bdraining\x12%\n" +
 	"\x0estart_failures\x18\x06 \x01(\x03R\rstartFailures\x12!\n" +
-	"\flast_failure\x18\a \x01(\tR\vlastFailure\",\n" +
+	"\flast_failure\x18\a \x01(\tR\vlastFailure\x12)\n" +
+	"\x11failures_in_a_row\x18\b \x01(\x05R\x0efailuresInARow\",\n" +
 	"\x12FetchBundleRequest\x12\x16\n" +
 	"\x06digest\x18\x01 \x01(\tR\x06digest\")\n" +
 	"\x13FetchBundleResponse\x12\x12\n" +
