@@ -134,11 +134,13 @@ test-long: ## Long tests: outages, soaks, scale; one part alone with PART=<name>
 .PHONY: bench
 bench: ## Measure on the cluster and write docs/bench/ (15 minutes at most)
 	@internal/tools/require.sh cluster
+	@test/bench/agent.sh
 	@test/bench/run.sh
 
 .PHONY: bench-long
 bench-long: ## Measure what does not fit into bench
 	@internal/tools/require.sh cluster
+	@test/bench/agent.sh --long
 	@test/bench/run.sh --long
 
 ##@ Run one component from the checkout, beside those of the cluster

@@ -5,7 +5,14 @@ package nodeagent
 import (
 	"fmt"
 	"log/slog"
+	"os"
+	"regexp"
+	"runtime"
 	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -52,6 +59,133 @@ func BenchmarkColdActivation(b *testing.B) {
 	slices.Sort(times)
 	b.ReportMetric(ms(times[len(times)/2]), "p50-ms")
 	b.ReportMetric(ms(times[len(times)*99/100]), "p99-ms")
+}
+
+// BenchmarkContainerStarts measures how many containers the pool starts when each
+// is taken and destroyed at once, and what one costs the machine in processor time,
+// the kernel's and the OCI runtime's included.
+func BenchmarkContainerStarts(b *testing.B) {
+	cores := runtime.GOMAXPROCS(0)
+	a := startAgent(b, func(c *Config) {
+		c.PoolTarget = cores
+		c.Log = slog.New(slog.DiscardHandler)
+	})
+	busy := busyTime(b)
+	begun := time.Now()
+	var left atomic.Int64
+	left.Store(int64(b.N))
+	var takers sync.WaitGroup
+	for range cores {
+		takers.Go(func() {
+			for left.Add(-1) >= 0 {
+				w, err := a.warmers.Acquire(b.Context(), "node24")
+				if err != nil {
+					b.Error(err)
+					return
+				}
+				if err := w.Destroy(b.Context()); err != nil {
+					b.Error(err)
+				}
+				a.warmers.Done(w)
+			}
+		})
+	}
+	takers.Wait()
+	took := time.Since(begun)
+	b.ReportMetric(float64(b.N)/took.Seconds()/float64(cores), "starts/s/core")
+	b.ReportMetric(ms(busyTime(b)-busy)/float64(b.N), "cpu-ms/start")
+	b.ReportMetric(float64(a.warmers.Status()[0].StartFailures), "failures")
+}
+
+// busyTime is how long this machine's processors have worked, on anything.
+func busyTime(b *testing.B) time.Duration {
+	data, err := os.ReadFile("/proc/stat")
+	if err != nil {
+		b.Fatal(err)
+	}
+	var ticks int64
+	for i, field := range strings.Fields(strings.SplitN(string(data), "\n", 2)[0]) {
+		// "cpu", then user, nice, system, idle, iowait, irq, softirq; the rest is of
+		// virtual machines. See proc_stat(5); a tick is 10 ms.
+		if i == 0 || i == 4 || i == 5 || i > 7 {
+			continue
+		}
+		n, err := strconv.ParseInt(field, 10, 64)
+		if err != nil {
+			b.Fatalf("/proc/stat: %v", err)
+		}
+		ticks += n
+	}
+	return time.Duration(ticks) * 10 * time.Millisecond
+}
+
+// BenchmarkWarmMemory measures what a warm container takes, where 20 of them share
+// Node.js and the root filesystem: its proportional set size (PSS).
+func BenchmarkWarmMemory(b *testing.B) {
+	const containers = 20
+	a := startAgent(b, func(c *Config) {
+		c.PoolTarget = containers
+		c.Log = slog.New(slog.DiscardHandler)
+	})
+	var sizes []float64
+	for b.Loop() {
+		sizes = sizes[:0]
+		var taken []*warmContainer
+		for range containers {
+			w, err := a.warmers.Acquire(b.Context(), "node24")
+			if err != nil {
+				b.Fatal(err)
+			}
+			taken = append(taken, w)
+		}
+		for _, pid := range workerPIDs(b) {
+			sizes = append(sizes, proportionalMiB(b, pid))
+		}
+		for _, w := range taken {
+			if err := w.Destroy(b.Context()); err != nil {
+				b.Fatal(err)
+			}
+			a.warmers.Done(w)
+		}
+	}
+	slices.Sort(sizes)
+	b.ReportMetric(sizes[len(sizes)/2], "MiB")
+}
+
+// workerPIDs are the processes of all containers' workers on this machine.
+func workerPIDs(b *testing.B) (pids []string) {
+	entries, err := os.ReadDir("/proc")
+	if err != nil {
+		b.Fatal(err)
+	}
+	for _, e := range entries {
+		command, err := os.ReadFile("/proc/" + e.Name() + "/cmdline")
+		if err == nil && strings.Contains(string(command), "/opt/sanfran/worker/main.js") {
+			pids = append(pids, e.Name())
+		}
+	}
+	if len(pids) == 0 {
+		b.Fatal("no process runs the worker")
+	}
+	return pids
+}
+
+var pssLine = regexp.MustCompile(`(?m)^Pss:\s+(\d+) kB$`)
+
+func proportionalMiB(b *testing.B, pid string) float64 {
+	data, err := os.ReadFile("/proc/" + pid + "/smaps_rollup")
+	if err != nil {
+		b.Fatal(err)
+	}
+	found := pssLine.FindSubmatch(data)
+	if found == nil {
+		b.Fatalf("/proc/%s/smaps_rollup has no Pss: %s", pid, data)
+	}
+	kib, err := strconv.ParseFloat(string(found[1]), 64)
+	if err != nil {
+		b.Fatal(err)
+	}
+	return kib / 1024
 }
 
 func ms(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }

@@ -32,15 +32,20 @@ func main() {
 func run(ctx context.Context, args []string) (err error) {
 	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
 	var (
-		only   = flags.String("case", "", "run only the cases whose name holds `text`")
-		rounds = flags.Int("rounds", 3, "how often each case is measured; medians are reported")
-		out    = flags.String("out", "docs/bench", "the `folder` that results.json and results.md (long.json and long.md) are written to")
-		long   = flags.Bool("long", false, "run the long cases instead of the others")
-		load   = flags.Duration("load", 5*time.Second, "how long one throughput measurement lasts")
-		image  = flags.String("image", "", "the SanFran `image`, whose Node.js the baseline pod runs")
+		only    = flags.String("case", "", "run only the cases whose name holds `text`")
+		rounds  = flags.Int("rounds", 3, "how often each case is measured; medians are reported")
+		out     = flags.String("out", "docs/bench", "the `folder` that results.json and results.md (long.json and long.md) are written to")
+		long    = flags.Bool("long", false, "run the long cases instead of the others")
+		load    = flags.Duration("load", 5*time.Second, "how long one throughput measurement lasts")
+		name    = flags.String("name", "agent", "the `name` of the files that --go-benchmarks writes, without their ending")
+		printed = flags.String("go-benchmarks", "", "write a report from this `file` of what go test -bench has printed; nothing else is measured")
+		image   = flags.String("image", "", "the SanFran `image`, whose Node.js the baseline pod runs")
 	)
 	if err := flags.Parse(args); err != nil {
 		return err
+	}
+	if *printed != "" {
+		return reportGoBenchmarks(*printed, *out, *name)
 	}
 	if *image == "" || *rounds < 1 {
 		return fmt.Errorf("--image is needed and --rounds must be at least 1; run test/bench/run.sh, which sets them")
@@ -75,6 +80,24 @@ func run(ctx context.Context, args []string) (err error) {
 		return fmt.Errorf("no case's name holds %q (with --long=%v)", *only, *long)
 	}
 	if err := report.write(*out); err != nil {
+		return err
+	}
+	return report.markdown(os.Stdout)
+}
+
+// reportGoBenchmarks writes the report of benchmarks that go test has run.
+func reportGoBenchmarks(file, out, name string) error {
+	f, err := os.Open(file)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	report := Report{Machine: describeMachine(), name: name}
+	if report.Results, err = readGoBenchmarks(f, file); err != nil {
+		return err
+	}
+	report.Rounds = len(report.Results[0].Figures[0].Rounds)
+	if err := report.write(out); err != nil {
 		return err
 	}
 	return report.markdown(os.Stdout)

@@ -34,7 +34,8 @@ func parkedMemory(ctx context.Context, env *environment) ([]value, error) {
 		all += each
 		values = append(values, value{component, "KB", each})
 	}
-	return append(values, value{"in all", "KB", all}), remove()
+	values = append(values, value{"in all", "KB", all}, value{"the agent's process, with all of them", "MB", after["agent"] / 1e6})
+	return values, remove()
 }
 
 var components = []string{"gateway", "agent", "control-plane"}
