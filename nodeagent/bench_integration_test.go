@@ -160,7 +160,7 @@ func workerPIDs(b *testing.B) (pids []string) {
 	}
 	for _, e := range entries {
 		command, err := os.ReadFile("/proc/" + e.Name() + "/cmdline")
-		if err == nil && strings.Contains(string(command), "/opt/sanfran/worker/main.js") {
+		if err == nil && strings.Contains(string(command), "/opt/sanfran/worker/start.js") {
 			pids = append(pids, e.Name())
 		}
 	}

@@ -43,7 +43,7 @@ type Config struct {
 	// Runc is the OCI runtime (default "runc").
 	Runc string
 	// WorkerArgs is the program of a container and its arguments (default:
-	// Node.js running /opt/sanfran/worker/main.js).
+	// Node.js running /opt/sanfran/worker/start.js).
 	WorkerArgs []string
 	// CgroupBase is the control group to make those of the containers under;
 	// empty: the agent's own.
@@ -121,7 +121,7 @@ func (c Config) withDefaults() Config {
 	setIfZero(&c.RouteSettle, time.Second)
 	setIfZero(&c.PortRest, 10*time.Minute)
 	if c.WorkerArgs == nil {
-		c.WorkerArgs = []string{"/usr/local/bin/node", "/opt/sanfran/worker/main.js"}
+		c.WorkerArgs = []string{"/usr/local/bin/node", "/opt/sanfran/worker/start.js"}
 	}
 	if c.Log == nil {
 		c.Log = slog.Default()

@@ -121,7 +121,7 @@ func viaGateway(t *testing.T, a *realAgent, pod *agentv1.Assignment, active *age
 
 func TestAFullHeapIsToldFromAFullContainer(t *testing.T) {
 	a := startAgent(t, func(c *Config) {
-		c.WorkerArgs = []string{"/usr/local/bin/node", "--max-old-space-size=48", "/opt/sanfran/worker/main.js"}
+		c.WorkerArgs = []string{"/usr/local/bin/node", "--max-old-space-size=48", "/opt/sanfran/worker/start.js"}
 	})
 	pod := assignment("heap", "10.245.4.100", a.cp.bundle(map[string]string{
 		"index.js": "module.exports = (req, res) => { const all = []; for (;;) all.push(new Array(1000).fill(all.length)) }"}))

@@ -46,8 +46,8 @@ func withTiny(t *testing.T, b *builder) lock {
 // workerIn makes a worker without dependencies in dir.
 func workerIn(t *testing.T, dir, main string) {
 	t.Helper()
-	write(t, filepath.Join(dir, "main.js"), main)
-	write(t, filepath.Join(dir, "main.test.js"), "never shipped")
+	write(t, filepath.Join(dir, "worker.js"), main)
+	write(t, filepath.Join(dir, "worker.test.js"), "never shipped")
 	write(t, filepath.Join(dir, "test", "x.js"), "never shipped")
 	write(t, filepath.Join(dir, "node_modules", "dev.js"), "never shipped")
 	write(t, filepath.Join(dir, "package.json"), `{"name":"w"}`)

@@ -106,7 +106,7 @@ func TestImageHoldsWhatItShould(t *testing.T) {
 		{"etc/ssl/certs/ca-certificates.crt", "etc/passwd", "tmp/"},
 		{root + "usr/local/bin/node", root + "etc/ssl/certs/ca-certificates.crt", root + "usr/bin/sh", root + "function/", root + "usr/share/doc/ca-certificates/copyright"},
 		{"usr/bin/runc"},
-		{root + "opt/sanfran/worker/main.js", root + "opt/sanfran/worker/node_modules/dep.js"},
+		{root + "opt/sanfran/worker/worker.js", root + "opt/sanfran/worker/node_modules/dep.js"},
 		{"usr/bin/sanfrand"},
 	} {
 		files := filesOf(t, layers[i])

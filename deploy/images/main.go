@@ -123,6 +123,11 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	if p.worker, err = b.workerTree(ctx, o.worker); err != nil {
 		return err
 	}
+	if len(p.worker.entries) > 0 {
+		if err := b.bundleWorker(ctx, p.worker, p.runtimes, p.locks); err != nil {
+			return err
+		}
+	}
 	if o.rootfs {
 		if err := b.unpackAll(ctx, o.rootfsDir, p, stdout); err != nil {
 			return err

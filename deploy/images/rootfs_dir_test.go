@@ -43,7 +43,7 @@ func TestRootfsFolder(t *testing.T) {
 	}
 
 	bare, first := unpack(""), unpack("one")
-	if got := read(first, "opt/sanfran/worker/main.js") + read(first, "usr/local/bin/node"); got != "onenode" {
+	if got := read(first, "opt/sanfran/worker/worker.js") + read(first, "usr/local/bin/node"); got != "onenode" {
 		t.Errorf("worker and Node.js are %q", got)
 	}
 	if _, err := os.Stat(filepath.Join(bare, "opt/sanfran")); err == nil {
@@ -58,7 +58,7 @@ func TestRootfsFolder(t *testing.T) {
 		t.Errorf("the second run gives %s, the first %s", again, first)
 	}
 	second := unpack("two")
-	if second == first || read(first, "opt/sanfran/worker/main.js") != "one" || read(second, "opt/sanfran/worker/main.js") != "two" {
+	if second == first || read(first, "opt/sanfran/worker/worker.js") != "one" || read(second, "opt/sanfran/worker/worker.js") != "two" {
 		t.Error("another worker has to come in a folder of its own, and leave the first alone")
 	}
 	a, _ := os.Stat(filepath.Join(first, "usr/local/bin/node"))

@@ -20,7 +20,7 @@ func (b *builder) workerTree(ctx context.Context, dir string) (*tree, error) {
 	if dir == "" {
 		return t, nil
 	}
-	if _, err := os.Stat(filepath.Join(dir, "main.js")); err != nil {
+	if _, err := os.Stat(filepath.Join(dir, workerEntry)); err != nil {
 		return nil, fmt.Errorf("the worker's entry point is missing (name another folder with --worker, or none with --worker \"\"): %w", err)
 	}
 	if err := t.addDirFrom(dir, workerDir, notForWorker); err != nil {

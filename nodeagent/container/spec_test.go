@@ -17,7 +17,7 @@ func exampleInput() specInput {
 	return specInput{
 		Config: Config{
 			ID: "a1", RootFS: "/rootfs/node24", Hostname: "hello", NetNS: "/run/netns/a1",
-			Args: []string{"/usr/local/bin/node", "/opt/sanfran/worker/main.js"}, Env: []string{"A=b"},
+			Args: []string{"/usr/local/bin/node", "/opt/sanfran/worker/start.js"}, Env: []string{"A=b"},
 			Resources: Resources{MilliCPU: 500, MemoryBytes: 128 << 20},
 		},
 		Root: "/run/sanfran/slots/a1/rootfs", CgroupsPath: "/functions/a1", HostID: 0x7000_0000,

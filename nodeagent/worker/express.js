@@ -3,14 +3,17 @@
 // Express's own request and response, and the libraries that it brings.
 
 const { hash } = require('node:crypto')
-const { createRequire } = require('node:module')
 const path = require('node:path')
 const querystring = require('node:querystring')
 
+// What Express itself brings, in the versions that it gets: npm has one of each.
+const bodyParser = require('body-parser')
+const contentType = require('content-type')
+const cookie = require('cookie')
 const cookieParser = require('cookie-parser')
 const express = require('express')
-const expressRequire = createRequire(require.resolve('express'))
-const mime = expressRequire('mime-types')
+const createError = require('http-errors')
+const mime = require('mime-types')
 
 /** Of how many content types the full form is kept. */
 const MAX_TYPES = 256
@@ -101,10 +104,10 @@ module.exports = {
   apps: { direct, proxied },
   lend,
   refresh,
-  bodyParser: expressRequire('body-parser'),
-  contentType: expressRequire('content-type'),
-  cookie: expressRequire('cookie'),
+  bodyParser,
+  contentType,
+  cookie,
   cookieParser,
   parseQuery,
-  createError: expressRequire('http-errors'),
+  createError,
 }

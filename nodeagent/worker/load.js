@@ -10,6 +10,7 @@ const { handlerOf } = require('./contracts.js')
 const { watchEnd } = require('./ending.js')
 const { findEntry, lookAt } = require('./entry.js')
 const { Failure, failureOf } = require('./failure.js')
+const importModule = require('./import.js')
 const { NoHandler } = require('./no-handler.js')
 const { programOfCommand, programOfScript, runProgram } = require('./program.js')
 
@@ -78,7 +79,7 @@ function load({ entry, env, loadTimeoutMs, command = [], workingDir = '', listen
     file = place.file
     enter({ file, folder: workingDir || folder }, env)
     const began = now()
-    const exported = place.module ? import(pathToFileURL(place.file).href) : loadAtOnce(place.file)
+    const exported = place.module ? importModule(pathToFileURL(place.file).href) : loadAtOnce(place.file)
     if (exported instanceof Promise) {
       return within(exported, loadTimeoutMs, () => timedOut(place, loadTimeoutMs))
         .then((namespace) => decide(namespace, place, loadTimeoutMs, listening)).then(done, failed)
@@ -98,7 +99,7 @@ function loadAtOnce(file) {
   try {
     return Module._load(file, null, false)
   } catch (error) {
-    if (error?.code === 'ERR_REQUIRE_ASYNC_MODULE') return import(pathToFileURL(file).href)
+    if (error?.code === 'ERR_REQUIRE_ASYNC_MODULE') return importModule(pathToFileURL(file).href)
     throw error
   }
 }

@@ -12,7 +12,8 @@ const net = require('node:net')
 const os = require('node:os')
 const path = require('node:path')
 
-const MAIN = path.join(__dirname, '..', 'main.js')
+// SANFRAN_WORKER names another, such as the start.js of a root filesystem.
+const MAIN = process.env.SANFRAN_WORKER || path.join(__dirname, '..', 'main.js')
 
 /** A gateway reaches the container at this address, a pod's clients at the other. */
 const NODE_ADDRESS = '127.0.0.1'
