@@ -32,8 +32,8 @@ func openInit(pid int) (*initProcess, error) {
 	return &initProcess{pid: pid, fd: os.NewFile(uintptr(fd), fmt.Sprintf("pidfd:%d", pid))}, nil
 }
 
-// kill sends SIGKILL; it is no error if the process has ended.
-func (p *initProcess) kill() error {
+// signal sends a signal; it is no error if the process has ended.
+func (p *initProcess) signal(signal unix.Signal) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.ended {
@@ -41,15 +41,15 @@ func (p *initProcess) kill() error {
 	}
 	conn, err := p.fd.SyscallConn()
 	if err != nil {
-		return fmt.Errorf("kill process %d: %w", p.pid, err)
+		return fmt.Errorf("send process %d %s: %w", p.pid, unix.SignalName(signal), err)
 	}
-	var killErr error
-	err = conn.Control(func(fd uintptr) { killErr = unix.PidfdSendSignal(int(fd), unix.SIGKILL, nil, 0) })
-	if killErr == unix.ESRCH {
-		killErr = nil
+	var sendErr error
+	err = conn.Control(func(fd uintptr) { sendErr = unix.PidfdSendSignal(int(fd), signal, nil, 0) })
+	if sendErr == unix.ESRCH {
+		sendErr = nil
 	}
-	if err := errors.Join(err, killErr); err != nil {
-		return fmt.Errorf("kill process %d: %w", p.pid, err)
+	if err := errors.Join(err, sendErr); err != nil {
+		return fmt.Errorf("send process %d %s: %w", p.pid, unix.SignalName(signal), err)
 	}
 	return nil
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"syscall"
 )
 
 // runcContainer is a Container of Runc.
@@ -118,8 +119,19 @@ func (c *runcContainer) SetResources(ctx context.Context, limits Resources) erro
 	return c.runtime.opts.Cgroups.SetLimits(c.id, limits)
 }
 
+func (c *runcContainer) Signal(ctx context.Context, signal syscall.Signal) error {
+	if err := c.alive(ctx); err != nil {
+		return fmt.Errorf("container %s: send a signal: %w", c.id, err)
+	}
+	defer c.mu.RUnlock()
+	if err := c.process.signal(signal); err != nil {
+		return fmt.Errorf("container %s: %w", c.id, err)
+	}
+	return nil
+}
+
 func (c *runcContainer) kill() {
-	if err := c.process.kill(); err != nil {
+	if err := c.process.signal(killSignal); err != nil {
 		c.runtime.logger.Error("a container cannot be killed", "container", c.id, "error", err)
 	}
 }

@@ -85,6 +85,9 @@ type Container interface {
 	// bytes. It is on the path of a cold request.
 	SetHostname(ctx context.Context, name string) error
 
+	// Signal sends the container's program a signal.
+	Signal(ctx context.Context, signal syscall.Signal) error
+
 	// Exited is closed once the container's program has ended, by itself or
 	// through Destroy. Processes it had started are dead by then, too.
 	Exited() <-chan struct{}

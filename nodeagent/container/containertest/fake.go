@@ -24,6 +24,9 @@ type Fake struct {
 	// them. What it returns is the exit status, unless it was killed.
 	Run func(ctx context.Context, p *Process) container.ExitStatus
 
+	// OnSignal, if not nil, is told of every signal but SIGKILL.
+	OnSignal func(c *Instance, signal syscall.Signal)
+
 	// OnStart, if not nil, may refuse a start.
 	OnStart func(ctx context.Context, cfg container.Config) error
 
@@ -280,6 +283,22 @@ func (c *Instance) SetHostname(ctx context.Context, name string) error {
 	defer c.mu.Unlock()
 	if err := c.alive(ctx); err != nil {
 		return fmt.Errorf("container %s: set the host name: %w", c.cfg.ID, err)
+	}
+	return nil
+}
+
+// Signal implements container.Container.
+func (c *Instance) Signal(ctx context.Context, signal syscall.Signal) error {
+	c.mu.Lock()
+	err := c.alive(ctx)
+	c.mu.Unlock()
+	switch {
+	case err != nil:
+		return fmt.Errorf("container %s: send a signal: %w", c.cfg.ID, err)
+	case signal == syscall.SIGKILL:
+		c.kill()
+	case c.fake.OnSignal != nil:
+		c.fake.OnSignal(c, signal)
 	}
 	return nil
 }

@@ -61,6 +61,7 @@ func Suite(t *testing.T, New func(t *testing.T) Subject) {
 		{"MountChecksItsArguments", mountChecks},
 		{"SetResourcesChecksItsArguments", resourcesCheck},
 		{"SetHostnameChecksItsArgument", hostnameCheck},
+		{"SIGKILLEnds", killEnds},
 		{"NothingCanBeDoneToWhatIsGone", goneIsGone},
 		{"ManyAtOnce", manyAtOnce},
 	} {
@@ -371,6 +372,17 @@ func hostnameCheck(t *testing.T, s *suite) {
 	s.destroy(c)
 }
 
+func killEnds(t *testing.T, s *suite) {
+	c := s.start("killed", Idle)
+	if err := c.Signal(t.Context(), syscall.SIGKILL); err != nil {
+		t.Errorf("Signal(SIGKILL): %v", err)
+	}
+	if status := s.awaitExit(c); status.Code != 137 || status.Signal != syscall.SIGKILL || status.OOMKilled {
+		t.Errorf("it ended with %+v", status)
+	}
+	s.destroy(c)
+}
+
 func goneIsGone(t *testing.T, s *suite) {
 	ended := s.start("ended", Exit3)
 	s.awaitExit(ended)
@@ -389,6 +401,9 @@ func goneIsGone(t *testing.T, s *suite) {
 		}
 		if err := c.SetResources(t.Context(), container.Resources{MilliCPU: 500}); !errors.Is(err, container.ErrGone) {
 			t.Errorf("SetResources of the %s container: %v; want ErrGone", c.ID(), err)
+		}
+		if err := c.Signal(t.Context(), syscall.SIGKILL); !errors.Is(err, container.ErrGone) {
+			t.Errorf("Signal to the %s container: %v; want ErrGone", c.ID(), err)
 		}
 		if err := c.SetHostname(t.Context(), "late"); !errors.Is(err, container.ErrGone) {
 			t.Errorf("SetHostname of the %s container: %v; want ErrGone", c.ID(), err)
