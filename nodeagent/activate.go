@@ -130,25 +130,25 @@ func (p *pod) load(ctx context.Context, inst *instance) error {
 	})
 	inst.loaded = loaded
 	inst.stays = w.conn.Server() && !p.spec.ParkServer
-	return loadFailure(w, inst.leasedAt, cfg.LoadTimeout, err)
+	if errors.Is(err, context.DeadlineExceeded) {
+		return p.endStuck(w, inst.leasedAt, &failure{reason: ReasonLoadTimeout, message: fmt.Sprintf("the function did not load within %v", cfg.LoadTimeout)})
+	}
+	return loadFailure(w, inst.leasedAt, err)
 }
 
-// loadFailure says what an error of Activate means for the function.
-func loadFailure(w *warmContainer, startedAt time.Time, timeout time.Duration, err error) error {
+// loadFailure says what an error of Activate means for the function, other than
+// that the worker is stuck.
+func loadFailure(w *warmContainer, startedAt time.Time, err error) error {
 	if err == nil {
 		return nil
 	}
 	var reported *workerconn.LoadError
 	var f *failure
-	switch {
-	case errors.As(err, &reported):
+	if errors.As(err, &reported) {
 		f = &failure{reason: reported.Reason, message: reported.Message}
 		if reported.Stack != "" {
 			f.message += "\n" + firstLines(reported.Stack, 5)
 		}
-	case errors.Is(err, context.DeadlineExceeded):
-		f = &failure{reason: ReasonLoadTimeout, message: fmt.Sprintf("the function did not load within %v", timeout)}
-		return f.ended(killed, startedAt, time.Now())
 	}
 	// The worker ends with its failure, or has ended without one.
 	select {

@@ -59,8 +59,10 @@ type Agent struct {
 	outbox     *outbox
 	snapshot   *snapshot
 	quarantine *quarantine
-	orphans    *orphans
-	metrics    *metrics
+	// asking holds a place for each stuck function that is asked where it is.
+	asking  chan struct{}
+	orphans *orphans
+	metrics *metrics
 
 	// readiness is why the agent is not ready; nil: it is.
 	readiness atomic.Pointer[error]
@@ -75,7 +77,7 @@ func New(cfg Config, conn Conn) (*Agent, error) {
 	}
 	a := &Agent{
 		cfg: cfg, log: cfg.Log, conn: conn,
-		routes: router.NewTable(), outbox: newOutbox(), snapshot: newSnapshot(cfg), quarantine: newQuarantine(cfg.PortRest, quarantineSize), orphans: newOrphans(cfg.Log), metrics: newMetrics(),
+		routes: router.NewTable(), outbox: newOutbox(), snapshot: newSnapshot(cfg), quarantine: newQuarantine(cfg.PortRest, quarantineSize), orphans: newOrphans(cfg.Log), asking: make(chan struct{}, asksAtOnce), metrics: newMetrics(),
 	}
 	a.ctx, a.cancel = context.WithCancel(context.Background())
 	a.forwarder = router.NewForwarder(router.ForwarderConfig{Log: cfg.Log})

@@ -43,7 +43,8 @@ type Config struct {
 	// Runc is the OCI runtime (default "runc").
 	Runc string
 	// WorkerArgs is the program of a container and its arguments (default:
-	// Node.js running /opt/sanfran/worker/start.js).
+	// Node.js running /opt/sanfran/worker/start.js). The last is the worker's main
+	// file; all of its folder is the worker.
 	WorkerArgs []string
 	// CgroupBase is the control group to make those of the containers under;
 	// empty: the agent's own.
@@ -121,7 +122,9 @@ func (c Config) withDefaults() Config {
 	setIfZero(&c.RouteSettle, time.Second)
 	setIfZero(&c.PortRest, 10*time.Minute)
 	if c.WorkerArgs == nil {
-		c.WorkerArgs = []string{"/usr/local/bin/node", "/opt/sanfran/worker/start.js"}
+		// Or Node.js would write into the function's log when its inspector is
+		// opened, to find out where a function is stuck.
+		c.WorkerArgs = []string{"/usr/local/bin/node", "--inspect-publish-uid=http", "/opt/sanfran/worker/start.js"}
 	}
 	if c.Log == nil {
 		c.Log = slog.Default()

@@ -19,6 +19,7 @@
 //	volumes.go     the folders and files a pod mounts
 //	warm.go        a warm container and everything that belongs to it
 //	watchdog.go    whether a function blocks its event loop: decisions without I/O
+//	stuck.go       where a function is that blocks its event loop
 //	instance.go    a leased container and how it ends
 //	failure.go     why a container ended or a pod is not ready, in words
 //	fate.go        what those are told whose requests a container cut off

@@ -102,11 +102,13 @@ type testAgent struct {
 	*Agent
 	t *testing.T
 	// offline agents start without a control plane.
-	offline   bool
-	cp        *fakeControlPlane
-	workers   *fakeWorkers
-	runtime   *containertest.Fake
-	owner     *fakeAddresses
+	offline bool
+	cp      *fakeControlPlane
+	workers *fakeWorkers
+	runtime *containertest.Fake
+	owner   *fakeAddresses
+	// inspector is the address of the containers' inspector.
+	inspector string
 	data, pod string // URLs
 	stop      func()
 }
@@ -136,6 +138,10 @@ func startTestAgent(t *testing.T, adapt func(*testAgent, *Config)) *testAgent {
 		runtime: ta.runtime, sockets: openFakeSocket, rootFS: a.cfg.Runtimes, args: a.cfg.WorkerArgs, bootTimeout: a.cfg.BootTimeout, log: a.log,
 		namespace: func(context.Context, string) (string, func() error, error) {
 			return "", func() error { return nil }, nil
+		},
+		inspector: func(ctx context.Context, _ string) (net.Conn, error) {
+			var dialer net.Dialer
+			return dialer.DialContext(ctx, "tcp4", ta.inspector)
 		},
 	})
 	if err != nil {

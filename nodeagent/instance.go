@@ -192,22 +192,24 @@ func (i *instance) untilStopped(f func(context.Context)) {
 // before it is held to have broken the protocol rather than to have exited.
 const exitGrace = time.Second
 
-// exitFailure describes a container that ended by itself, or has to be ended.
+// exitFailure describes a container that ended by itself, or that has to be ended
+// because its worker broke the control protocol.
 func (i *instance) exitFailure(c cause) *failure {
-	switch c {
-	case causeBlocked:
-		f := &failure{reason: ReasonEventLoopBlocked, message: fmt.Sprintf(
-			"the function did not let its event loop run for more than %v: an endless or very long synchronous call", i.watchdog.limit)}
-		return f.ended(killed, i.leasedAt, time.Now())
-	case causeBroken:
-		f := &failure{reason: ReasonExited, message: fmt.Sprintf("the container was ended: %v", i.warm.conn.Err())}
-		if words := lastWords(i.warm.output.last()); words != "" {
-			f.message += "\n" + words
-		}
-		return f.ended(killed, i.leasedAt, time.Now())
-	default:
+	if c != causeBroken {
 		return exitFailure(i.warm, i.leasedAt)
 	}
+	f := &failure{reason: ReasonExited, message: fmt.Sprintf("the container was ended: %v", i.warm.conn.Err())}
+	if words := lastWords(i.warm.output.last()); words != "" {
+		f.message += "\n" + words
+	}
+	return f.ended(killed, i.leasedAt, time.Now())
+}
+
+// blockedFailure describes a container that has to be ended because its function
+// does not let the event loop run.
+func (i *instance) blockedFailure() *failure {
+	return &failure{reason: ReasonEventLoopBlocked, message: fmt.Sprintf(
+		"the function did not let its event loop run for more than %v: an endless or very long synchronous call", i.watchdog.limit)}
 }
 
 // drain lets what runs finish. It returns when the worker has nothing left to

@@ -14,6 +14,7 @@ import (
 	"sanfran.dev/nodeagent/bundle"
 	"sanfran.dev/nodeagent/compilecache"
 	"sanfran.dev/nodeagent/container"
+	"sanfran.dev/nodeagent/inspector"
 	"sanfran.dev/nodeagent/network"
 	"sanfran.dev/nodeagent/podaddress"
 	"sanfran.dev/nodeagent/socket"
@@ -114,6 +115,9 @@ func openNode(ctx context.Context, a *Agent) (_ *node, err error) {
 				defer cancel()
 				return ns.Close(ctx)
 			}, nil
+		},
+		inspector: func(ctx context.Context, path string) (net.Conn, error) {
+			return network.Dial(ctx, path, netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), inspector.Port))
 		},
 	}
 	store, err := openPool(a, s)

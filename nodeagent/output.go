@@ -1,10 +1,12 @@
 package nodeagent
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"log/slog"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
@@ -42,6 +44,7 @@ type output struct {
 
 	taking sync.Mutex // held while output is taken in
 	lines  *logs.Lines
+	hidden [][]byte // of standard error, each once
 
 	mu   sync.Mutex
 	tail []byte
@@ -141,8 +144,34 @@ func (o *output) takePlain(stream logs.Stream, fd int, b []byte) int {
 	o.taking.Lock()
 	defer o.taking.Unlock()
 	o.takeFramesFirst()
-	o.lines.Raw(stream, b[:n])
+	b = b[:n]
+	if stream == logs.Stderr {
+		b = o.withoutHidden(b)
+	}
+	o.lines.Raw(stream, b)
 	return n
+}
+
+// hide leaves words out of the standard error that comes from now on, each once.
+// Each is written by one call, so that it comes whole.
+func (o *output) hide(words ...string) {
+	o.taking.Lock()
+	defer o.taking.Unlock()
+	for _, w := range words {
+		o.hidden = append(o.hidden, []byte(w))
+	}
+}
+
+// withoutHidden takes out of p what is to be left out. The caller holds taking.
+func (o *output) withoutHidden(p []byte) []byte {
+	o.hidden = slices.DeleteFunc(o.hidden, func(word []byte) bool {
+		before, after, found := bytes.Cut(p, word)
+		if found {
+			p = slices.Concat(before, after)
+		}
+		return found
+	})
+	return p
 }
 
 // takeFramesFirst takes in the frames that are there, but not without end. The
@@ -220,6 +249,20 @@ func (o *output) finish() {
 	}
 	o.taking.Lock()
 	defer o.taking.Unlock()
+	o.lines.End()
+}
+
+// conclude is finish, and adds words of the agent's own as what is written last,
+// on standard error: whole lines. They are lost if the last output cannot be taken
+// in.
+func (o *output) conclude(words string) {
+	if !o.ended() {
+		return
+	}
+	o.taking.Lock()
+	defer o.taking.Unlock()
+	o.lines.End()
+	o.lines.Raw(logs.Stderr, []byte(words))
 	o.lines.End()
 }
 

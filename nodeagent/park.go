@@ -49,7 +49,12 @@ func (p *pod) park(i *instance) bool {
 func (p *pod) end(i *instance, c cause) {
 	now := time.Now()
 	if c == causeExited || c == causeBroken || c == causeBlocked {
-		f := i.exitFailure(c)
+		var f *failure
+		if c == causeBlocked {
+			f = p.endStuck(i.warm, i.leasedAt, i.blockedFailure())
+		} else {
+			f = i.exitFailure(c)
+		}
 		p.log.Crashed(i.warm.output.lines) // before another container may begin
 		p.mu.Lock()
 		if p.detach(i) {

@@ -6,12 +6,14 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"sanfran.dev/nodeagent/container"
+	"sanfran.dev/nodeagent/inspector"
 	"sanfran.dev/nodeagent/workerconn"
 )
 
@@ -23,6 +25,8 @@ type warmContainer struct {
 	conn      *workerconn.Conn
 	socket    Socket
 	output    *output
+	// inspector connects to where Node.js opens its inspector.
+	inspector inspector.Dial
 	// closeNamespace gives the network namespace back; nil: there is none.
 	closeNamespace func() error
 	// onActivity is called for the worker's reports; nil until it is leased.
@@ -36,6 +40,8 @@ type starter struct {
 	runtime   container.Runtime
 	sockets   func(context.Context) (Socket, error)
 	namespace func(ctx context.Context, id string) (path string, closeNamespace func() error, err error)
+	// inspector connects to the inspector within a namespace's path.
+	inspector func(ctx context.Context, path string) (net.Conn, error)
 	// rootFS is the root filesystem of each runtime by name.
 	rootFS map[string]string
 	// args is the worker's program and its arguments.
@@ -76,6 +82,7 @@ func (s *starter) Start(ctx context.Context, runtime string) (_ *warmContainer, 
 		return nil, err
 	}
 	w.closeNamespace = closeNamespace
+	w.inspector = func(ctx context.Context) (net.Conn, error) { return s.inspector(ctx, path) }
 	undo = append(undo, closeNamespace)
 	conn, control, err := workerconn.Pair(w.activity)
 	if err != nil {

@@ -15,6 +15,9 @@ const path = require('node:path')
 // SANFRAN_WORKER names another, such as the start.js of a root filesystem.
 const MAIN = process.env.SANFRAN_WORKER || path.join(__dirname, '..', 'main.js')
 
+/** What the agent gives to Node.js. */
+const FLAGS = ['--inspect-publish-uid=http']
+
 /** A gateway reaches the container at this address, a pod's clients at the other. */
 const NODE_ADDRESS = '127.0.0.1'
 const POD_ADDRESS = '127.0.0.7'
@@ -41,7 +44,7 @@ class Container {
     listener.listen({ port: 0, host, backlog: 511 })
     await once(listener, 'listening')
     container.port = listener.address().port
-    container.process = spawn(process.execPath, [...args, MAIN], {
+    container.process = spawn(process.execPath, [...FLAGS, ...args, MAIN], {
       stdio: ['ignore', 'pipe', 'pipe', listener._handle.fd, 'pipe', 'pipe'],
       env: { PATH: process.env.PATH, SANFRAN_TEST: 'the environment of the warm worker', ...env },
     })

@@ -202,7 +202,7 @@ test('nothing of the worker’s own is in the log of a function that writes noth
 })
 
 test('a worker without the log’s pipe says so and ends', async (t) => {
-  const child = spawn(process.execPath, [require.resolve('../main.js')], { stdio: ['ignore', 'pipe', 'pipe', 'pipe', 'pipe', 'ignore'] })
+  const child = spawn(process.execPath, ['--inspect-publish-uid=http', require.resolve('../main.js')], { stdio: ['ignore', 'pipe', 'pipe', 'pipe', 'pipe', 'ignore'] })
   t.after(() => child.kill('SIGKILL'))
   const text = (await child.stderr.toArray()).join('')
   assert.match(text, /descriptor 5 must be a pipe/)
