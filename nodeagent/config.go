@@ -54,9 +54,12 @@ type Config struct {
 	Bridge        string
 	ContainerCIDR netip.Prefix
 
-	// PoolTarget is how many warm containers of each runtime to keep until the
-	// control plane says otherwise (default 2).
-	PoolTarget int
+	// PoolTarget is how many warm containers of the default runtime to keep until
+	// the control plane says otherwise (default 2), PoolUnused how many of each
+	// other.
+	PoolTarget, PoolUnused int
+	// DefaultRuntime is the one that most pods will be of; empty: all count as it.
+	DefaultRuntime string
 	// DefaultLimits are those of a pod that has none of its own (default one
 	// processor and 512 MiB). Without any, a container would keep the low
 	// weight it was warmed with.
@@ -110,6 +113,9 @@ func (c Config) withDefaults() Config {
 	setIfZero(&c.CacheDir, filepath.Join(c.WorkDir, "cache"))
 	setIfZero(&c.CompileCacheBytes, 512<<20)
 	setIfZero(&c.PoolTarget, 2)
+	if c.DefaultRuntime == "" {
+		c.PoolUnused = c.PoolTarget
+	}
 	setIfZero(&c.DefaultLimits.MilliCPU, 1000)
 	setIfZero(&c.DefaultLimits.MemoryBytes, 512<<20)
 	setIfZero(&c.BootTimeout, 30*time.Second)

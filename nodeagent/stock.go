@@ -25,8 +25,12 @@ func openPool(a *Agent, s *starter) (*stock, error) {
 		st.pools[runtime] = p
 	}
 	// Nothing starts before the map is whole: guard reads it.
-	for _, p := range st.pools {
-		if err := p.SetTarget(a.cfg.PoolTarget); err != nil {
+	for runtime, p := range st.pools {
+		target := a.cfg.PoolUnused
+		if runtime == a.cfg.DefaultRuntime {
+			target = a.cfg.PoolTarget
+		}
+		if err := p.SetTarget(target); err != nil {
 			return nil, errors.Join(err, st.Close(context.WithoutCancel(a.ctx)))
 		}
 	}

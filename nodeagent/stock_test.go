@@ -2,12 +2,36 @@ package nodeagent
 
 import (
 	"context"
+	"maps"
 	"testing"
 
 	"sanfran.dev/nodeagent/container"
 	"sanfran.dev/nodeagent/container/containertest"
 	"sanfran.dev/nodeagent/pool"
 )
+
+func TestARuntimeThatNobodyUsesIsKeptInSmallNumbers(t *testing.T) {
+	for name, want := range map[string]map[string]int{
+		"node24": {"node24": 3, "node26": 1},
+		"":       {"node24": 3, "node26": 3},
+	} {
+		ta := startTestAgent(t, func(_ *testAgent, c *Config) {
+			c.Runtimes["node26"] = t.TempDir()
+			c.DefaultRuntime, c.PoolTarget, c.PoolUnused = name, 3, 1
+		})
+		eventually(t, "the pools to be full", func() bool {
+			warm := map[string]int{}
+			for _, s := range ta.warmers.Status() {
+				warm[s.Runtime] = s.Warm + s.Warming
+				if s.Warming > 0 {
+					return false
+				}
+			}
+			return maps.Equal(warm, want)
+		})
+		ta.stop()
+	}
+}
 
 func TestADeadContainerIsNotHandedOut(t *testing.T) {
 	ta := startTestAgent(t, nil)

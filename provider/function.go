@@ -31,10 +31,14 @@ const (
 	defaultPort = 8080
 )
 
+// DefaultRuntime is that of an image without a tag.
+const DefaultRuntime = "node24"
+
 // runtimes are the images of functions and the runtime each means.
 var runtimes = map[string]string{
-	"sanfran/node":    "node24",
+	"sanfran/node":    DefaultRuntime,
 	"sanfran/node:24": "node24",
+	"sanfran/node:26": "node26",
 }
 
 // A Function is what a pod asks for, before what it refers to is resolved.

@@ -95,6 +95,17 @@ func TestReadFunction(t *testing.T) {
 	}
 }
 
+func TestImagesNameRuntimes(t *testing.T) {
+	for image, want := range map[string]string{"sanfran/node": "node24", "sanfran/node:24": "node24", "sanfran/node:26": "node26"} {
+		f, err := ReadFunction(hello(func(p *corev1.Pod) { p.Spec.Containers[0].Image = image }))
+		if err != nil {
+			t.Errorf("%s: %v", image, err)
+		} else if f.Runtime != want {
+			t.Errorf("%s is %s, want %s", image, f.Runtime, want)
+		}
+	}
+}
+
 func TestUnsupportedNamesTheFieldAndWhatToDo(t *testing.T) {
 	yes, seconds := true, int64(5)
 	volume := func(source corev1.VolumeSource) func(*corev1.Pod) {

@@ -64,7 +64,7 @@ func checkVolume(field string, v *corev1.Volume) error {
 func checkContainer(c *corev1.Container) error {
 	const field = "spec.containers[0]"
 	if _, ok := runtimes[c.Image]; !ok {
-		return unsupported(field+".image", "%q is not a function's image; use sanfran/node:24 with the code in a ConfigMap mounted at %s, or run this pod on another node", c.Image, codePath)
+		return unsupported(field+".image", "%q is not a function's image; use sanfran/node:24 or sanfran/node:26 with the code in a ConfigMap mounted at %s, or run this pod on another node", c.Image, codePath)
 	}
 	switch {
 	case c.WorkingDir != "" && !path.IsAbs(c.WorkingDir):

@@ -39,6 +39,16 @@ func newAgent(node string) *agent {
 
 func (a *agent) runs(runtime string) bool { return slices.Contains(a.hello.GetRuntimes(), runtime) }
 
+// uses reports whether the agent has a pod of the runtime.
+func (a *agent) uses(runtime string) bool {
+	for _, p := range a.pods {
+		if p.want.GetRuntime() == runtime {
+			return true
+		}
+	}
+	return false
+}
+
 func (a *agent) full() bool {
 	limit := a.hello.GetCapacity().GetPods()
 	return limit > 0 && int64(len(a.pods)) >= limit

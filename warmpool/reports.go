@@ -86,7 +86,7 @@ func (b *Books) resize(now time.Time) {
 			if seen := a.arrivals[runtime]; seen != nil {
 				peak = seen.peak(now)
 			}
-			target := b.sizing.Target(peak)
+			target := b.sizing.Target(runtime, a.uses(runtime), peak)
 			if old, ok := a.targets[runtime]; ok && old == target {
 				continue
 			}

@@ -47,7 +47,7 @@ func run(t *testing.T) *running {
 		t.Fatal(err)
 	}
 	log := slog.New(slog.DiscardHandler)
-	pool, err := Open(Config{DataDir: t.TempDir(), Generation: 1, MaxBundleBytes: 8 << 20, Sizing: PoolSizing{Floor: 3, Max: 10, Refill: time.Second}, Log: log})
+	pool, err := Open(Config{DataDir: t.TempDir(), Generation: 1, MaxBundleBytes: 8 << 20, Sizing: PoolSizing{Floor: 3, Unused: 1, Max: 10, DefaultRuntime: "node24", Refill: time.Second}, Log: log})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -276,18 +276,36 @@ func TestNewerStreamAbortsTheOlder(t *testing.T) {
 func TestPoolTargetIsTold(t *testing.T) {
 	r := run(t)
 	r.pool.Synced(nil)
-	stream := connect(t, r.dial(t, identity.RoleAgent, "n1"), hello("n1"))
-	for {
-		m, err := stream.Recv()
-		if err != nil {
-			t.Fatal(err)
-		}
-		if target := m.GetPoolTarget(); target != nil {
-			if target.GetRuntime() != "node24" || target.GetWarm() != 3 {
-				t.Errorf("target %v, want the floor of 3", target)
+	both := hello("n1")
+	both.Runtimes = []string{"node24", "node26"}
+	stream := connect(t, r.dial(t, identity.RoleAgent, "n1"), both)
+	targets := map[string]int32{}
+	next := func() {
+		t.Helper()
+		for {
+			m, err := stream.Recv()
+			if err != nil {
+				t.Fatal(err)
 			}
-			return
+			if target := m.GetPoolTarget(); target != nil {
+				targets[target.GetRuntime()] = target.GetWarm()
+				return
+			}
 		}
+	}
+	next()
+	next()
+	if targets["node24"] != 3 || targets["node26"] != 1 {
+		t.Errorf("targets %v, want 3 of the default runtime and 1 of the one that nobody uses", targets)
+	}
+	pod := assignment("a", "r1")
+	pod.Runtime = "node26"
+	if err := r.pool.Assign(t.Context(), pod, true); err != nil {
+		t.Fatal(err)
+	}
+	next()
+	if targets["node24"] != 3 || targets["node26"] != 3 {
+		t.Errorf("targets %v, want 3 of the runtime that a pod uses, too", targets)
 	}
 }
 

@@ -341,10 +341,28 @@ func TestPlace(t *testing.T) {
 }
 
 func TestPoolSizing(t *testing.T) {
-	s := PoolSizing{Floor: 2, Max: 20, Refill: 500 * time.Millisecond}
-	for peak, want := range map[float64]int{0: 2, 1: 2, 5: 5, 19: 19, 1000: 20} {
-		if got := s.Target(peak); got != want {
-			t.Errorf("%v leases a second: %d, want %d", peak, got, want)
+	s := PoolSizing{Floor: 3, Unused: 1, Max: 20, DefaultRuntime: "node24", Refill: 500 * time.Millisecond}
+	for _, used := range []bool{true, false} {
+		for peak, want := range map[float64]int{0: 3, 1: 3, 5: 5, 19: 19, 1000: 20} {
+			for _, runtime := range []string{"node24", "node26"} {
+				if peak == 0 && runtime == "node26" && !used {
+					want = 1
+				}
+				if got := s.Target(runtime, used, peak); got != want {
+					t.Errorf("%v leases of %s a second, with pods %v: %d, want %d", peak, runtime, used, got, want)
+				}
+			}
+		}
+	}
+	for _, c := range []struct {
+		sizing PoolSizing
+		want   int
+	}{
+		{PoolSizing{Floor: 3, DefaultRuntime: "node24", Max: 20}, 0},
+		{PoolSizing{Floor: 3, Unused: 5, DefaultRuntime: "node24", Max: 20}, 3},
+	} {
+		if got := c.sizing.Target("node26", false, 0); got != c.want {
+			t.Errorf("%+v: %d of a runtime that nobody uses, want %d", c.sizing, got, c.want)
 		}
 	}
 	var a arrivals

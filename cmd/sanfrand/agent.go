@@ -13,6 +13,7 @@ import (
 
 	"sanfran.dev/internal/process"
 	"sanfran.dev/nodeagent"
+	"sanfran.dev/provider"
 )
 
 type agentOptions struct {
@@ -60,7 +61,8 @@ SanFran's CA ConfigMap, --control-plane-name <service>.<namespace>.svc.`,
 	flags.Uint16Var(&c.DataPort, "data-port", 7070, "port for requests from gateways and other agents")
 	flags.Uint16Var(&c.PodPort, "pod-address-port", 7071, "port where connections to parked pods' addresses are led")
 	flags.StringVar(&o.healthAddress, "health-address", ":7072", "host:port of /healthz, /readyz and /metrics")
-	flags.IntVar(&c.PoolTarget, "pool-target", 2, "warm containers of each runtime to keep until the control plane says otherwise")
+	flags.IntVar(&c.PoolTarget, "pool-target", 2, "warm containers of the default runtime to keep until the control plane says otherwise")
+	flags.IntVar(&c.PoolUnused, "pool-unused", 1, "the same of each other runtime")
 	flags.Int64Var(&c.Capacity.MilliCPU, "milli-cpu", 0, "what this node gives to functions, in thousandths of a CPU")
 	flags.Int64Var(&c.Capacity.MemoryBytes, "memory-bytes", 0, "what this node gives to functions, in bytes of memory")
 	flags.Int64Var(&c.Capacity.Pods, "max-pods", 10000, "how many function pods this node takes")
@@ -114,6 +116,7 @@ func (o *agentOptions) complete() (err error) {
 	if o.config.NodeIP, err = netip.ParseAddr(o.nodeIP); err != nil {
 		return fmt.Errorf("--node-ip: %w", err)
 	}
+	o.config.DefaultRuntime = provider.DefaultRuntime
 	if o.config.PodCIDR, err = netip.ParsePrefix(o.podCIDR); err != nil {
 		return fmt.Errorf("--pod-cidr: %w", err)
 	}

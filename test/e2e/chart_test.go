@@ -44,6 +44,7 @@ func TestChartValuesMakeValidObjects(t *testing.T) {
 func TestChartRefusesWhatItDoesNotKnow(t *testing.T) {
 	for value, want := range map[string]string{
 		"agent.pool.target=many":             "target",
+		"agent.pool.unused=-1":               "unused",
 		"agent.idleTimeout=60":               "idleTimeout",
 		"virtualNode.podCIDR=10.245.0.0":     "podCIDR",
 		"controlPlane.kubernetesIdentity=me": "kubernetesIdentity",

@@ -279,6 +279,20 @@ spec:
 	}
 }
 
+// Functions of two versions of Node.js run side by side, each in its own.
+func TestNode26RunsBesideNode24(t *testing.T) {
+	namespace := newNamespace(t)
+	configMap(t, namespace, "version", "module.exports = (req, res) => res.send(process.version)")
+	for tag, want := range map[string]string{"26": "v26.", "24": "v24."} {
+		name := "on-" + tag
+		runFunction(t, namespace, name, "version", "--image=sanfran/node:"+tag)
+		waitReady(t, namespace, name)
+		if status, body := fetch(t, gateway(namespace, name, "")); status != 200 || !strings.HasPrefix(body, want) {
+			t.Errorf("sanfran/node:%s: %d %q, want %s", tag, status, body, want)
+		}
+	}
+}
+
 // The commands of the README between <!-- run --> and <!-- end --> do what
 // they say.
 func TestReadmeCommands(t *testing.T) {
