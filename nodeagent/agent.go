@@ -141,7 +141,7 @@ func (a *Agent) Run(ctx context.Context) (err error) {
 		}
 	}()
 	edge := newControlPlane(a, a.conn)
-	bundles, err := openBundles(a.cfg, edge)
+	bundles, err := openBundles(a, edge)
 	if err != nil {
 		return err
 	}

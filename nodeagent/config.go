@@ -37,6 +37,11 @@ type Config struct {
 	// compiled code of all functions takes there (default 512 MiB).
 	CacheDir          string
 	CompileCacheBytes int64
+	// BundleDir is a folder of the agent's own, on a disk, for functions' code; it
+	// may outlive the agent (default "bundles" in CacheDir). BundleBytes bounds
+	// what all code takes there (default 4 GiB).
+	BundleDir   string
+	BundleBytes int64
 	// PinDir is a folder of the agent's own on a bpffs (default
 	// /sys/fs/bpf/sanfran).
 	PinDir string
@@ -112,6 +117,8 @@ func (c Config) withDefaults() Config {
 	setIfZero(&c.Runc, "runc")
 	setIfZero(&c.CacheDir, filepath.Join(c.WorkDir, "cache"))
 	setIfZero(&c.CompileCacheBytes, 512<<20)
+	setIfZero(&c.BundleDir, filepath.Join(c.CacheDir, "bundles"))
+	setIfZero(&c.BundleBytes, 4<<30)
 	setIfZero(&c.PoolTarget, 2)
 	if c.DefaultRuntime == "" {
 		c.PoolUnused = c.PoolTarget
@@ -159,6 +166,10 @@ func (c Config) validate() error {
 		return fmt.Errorf("agent: cache directory %q: give an absolute path", c.CacheDir)
 	case c.CompileCacheBytes < 0:
 		return fmt.Errorf("agent: %d bytes for compiled code: give a positive number", c.CompileCacheBytes)
+	case !filepath.IsAbs(c.BundleDir):
+		return fmt.Errorf("agent: bundle directory %q: give an absolute path", c.BundleDir)
+	case c.BundleBytes < 0:
+		return fmt.Errorf("agent: %d bytes for bundles: give a positive number", c.BundleBytes)
 	case len(c.Runtimes) == 0:
 		return errors.New("agent: no runtime: give at least one name and root filesystem")
 	case c.EventLoopLimit > 0 && c.EventLoopLimit < 100*time.Millisecond:

@@ -149,7 +149,7 @@ func startTestAgent(t *testing.T, adapt func(*testAgent, *Config)) *testAgent {
 	}
 	a.warmers = stock
 	edge := newControlPlane(a, ta.cp.conn)
-	bundles, err := openBundles(a.cfg, edge)
+	bundles, err := openBundles(a, edge)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -27,6 +27,7 @@ func (s State) String() string {
 const (
 	ReasonBundleFetchFailed    = "BundleFetchFailed"
 	ReasonBundleRefused        = "BundleRefused"
+	ReasonBundleStoreFull      = "BundleStoreFull"
 	ReasonVolumeFailed         = "VolumeFailed"
 	ReasonRuntimeUnknown       = "RuntimeUnknown"
 	ReasonContainerStartFailed = "ContainerStartFailed"

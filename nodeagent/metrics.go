@@ -24,6 +24,7 @@ type metrics struct {
 	loopDelay     *prometheus.HistogramVec
 	compileCache  *prometheus.CounterVec
 	compileWrites *prometheus.CounterVec
+	bundleFetches *prometheus.HistogramVec
 }
 
 // coldBuckets are finest around the few milliseconds an activation should take.
@@ -31,6 +32,9 @@ var coldBuckets = []float64{.0005, .001, .0015, .002, .0025, .003, .004, .006, .
 
 // delayBuckets go from a slow request to the limit.
 var delayBuckets = []float64{.001, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30}
+
+// fetchBuckets go from a ConfigMap to the largest bundle.
+var fetchBuckets = []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60}
 
 func newMetrics() *metrics {
 	m := &metrics{
@@ -56,7 +60,9 @@ func newMetrics() *metrics {
 		Name: "sanfran_agent_compile_cache_activations_total", Help: "Activations by what they had of the compile cache: hit, miss (it is written afterwards), none."}, []string{"result"})
 	m.compileWrites = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "sanfran_agent_compile_cache_writes_total", Help: "Compile caches that containers wrote: kept, small (not worth a mount), refused (not what Node.js writes), failed."}, []string{"result"})
-	m.registry.MustRegister(m.compileCache, m.compileWrites)
+	m.bundleFetches = prometheus.NewHistogramVec(prometheus.HistogramOpts{
+		Name: "sanfran_agent_bundle_fetch_seconds", Help: "Time to fetch and unpack a bundle, by result: ok, failed.", Buckets: fetchBuckets}, []string{"result"})
+	m.registry.MustRegister(m.compileCache, m.compileWrites, m.bundleFetches)
 	m.registry.MustRegister(m.requests, m.refused, m.acquiring, m.loading, m.loadsFailed, m.ended, m.connected, m.loopDelay,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
@@ -83,6 +89,15 @@ func (m *metrics) compileCacheAsked(result string) { m.compileCache.WithLabelVal
 
 func (m *metrics) compileCacheWritten(result string) { m.compileWrites.WithLabelValues(result).Inc() }
 
+// bundleFetched has the signature of bundle.Options.Fetched.
+func (m *metrics) bundleFetched(took time.Duration, err error) {
+	result := "ok"
+	if err != nil {
+		result = "failed"
+	}
+	m.bundleFetches.WithLabelValues(result).Observe(took.Seconds())
+}
+
 // watch adds what is read when somebody asks.
 func (m *metrics) watch(a *Agent) { m.registry.MustRegister(stateCollector{a}) }
 
@@ -104,6 +119,14 @@ var (
 	evictedDesc    = prometheus.NewDesc("sanfran_agent_compile_caches_evicted_total", "Compile caches dropped to make room for others.", nil, nil)
 )
 
+var (
+	bundlesDesc        = prometheus.NewDesc("sanfran_agent_bundles", "Bundles on this node.", nil, nil)
+	bundleBytesDesc    = prometheus.NewDesc("sanfran_agent_bundle_bytes", "What the bundles on this node take of its disk.", nil, nil)
+	bundleInUseDesc    = prometheus.NewDesc("sanfran_agent_bundle_bytes_in_use", "What those bundles take that pods of this node use, parked ones too; they are never evicted.", nil, nil)
+	bundleBudgetDesc   = prometheus.NewDesc("sanfran_agent_bundle_budget_bytes", "What the bundles on this node may take.", nil, nil)
+	bundlesEvictedDesc = prometheus.NewDesc("sanfran_agent_bundles_evicted_total", "Bundles dropped to make room for others.", nil, nil)
+)
+
 // Describe implements prometheus.Collector.
 func (stateCollector) Describe(ch chan<- *prometheus.Desc) {
 	ch <- podsDesc
@@ -115,6 +138,11 @@ func (stateCollector) Describe(ch chan<- *prometheus.Desc) {
 	ch <- cachesDesc
 	ch <- cacheBytesDesc
 	ch <- evictedDesc
+	ch <- bundlesDesc
+	ch <- bundleBytesDesc
+	ch <- bundleInUseDesc
+	ch <- bundleBudgetDesc
+	ch <- bundlesEvictedDesc
 }
 
 // Collect implements prometheus.Collector.
@@ -138,6 +166,12 @@ func (c stateCollector) Collect(ch chan<- prometheus.Metric) {
 		ch <- prometheus.MustNewConstMetric(cacheBytesDesc, prometheus.GaugeValue, float64(stats.Bytes))
 		ch <- prometheus.MustNewConstMetric(evictedDesc, prometheus.CounterValue, float64(stats.Evicted))
 	}
+	bundles := c.agent.bundles.Stats()
+	ch <- prometheus.MustNewConstMetric(bundlesDesc, prometheus.GaugeValue, float64(bundles.Bundles))
+	ch <- prometheus.MustNewConstMetric(bundleBytesDesc, prometheus.GaugeValue, float64(bundles.Bytes))
+	ch <- prometheus.MustNewConstMetric(bundleInUseDesc, prometheus.GaugeValue, float64(bundles.InUse))
+	ch <- prometheus.MustNewConstMetric(bundleBudgetDesc, prometheus.GaugeValue, float64(bundles.Budget))
+	ch <- prometheus.MustNewConstMetric(bundlesEvictedDesc, prometheus.CounterValue, float64(bundles.Evicted))
 	for _, s := range c.agent.warmers.Status() {
 		for state, n := range map[string]int{"warming": s.Warming, "warm": s.Warm, "leased": s.Leased, "draining": s.Draining} {
 			ch <- prometheus.MustNewConstMetric(containersDesc, prometheus.GaugeValue, float64(n), s.Runtime, state)

@@ -160,10 +160,10 @@ func closeListener(l net.Listener) error {
 	return nil
 }
 
-func openBundles(cfg Config, fetcher bundle.Fetcher) (*bundle.Store, error) {
-	dir := filepath.Join(cfg.WorkDir, "bundles")
-	if err := os.MkdirAll(dir, 0o755); err != nil {
+// openBundles opens the store of functions' code, which outlives the agent.
+func openBundles(a *Agent, fetcher bundle.Fetcher) (*bundle.Store, error) {
+	if err := os.MkdirAll(a.cfg.BundleDir, 0o700); err != nil {
 		return nil, fmt.Errorf("make the folder of bundles: %w", err)
 	}
-	return bundle.Open(dir, fetcher, bundle.Limits{})
+	return bundle.Open(a.cfg.BundleDir, fetcher, bundle.Options{Budget: a.cfg.BundleBytes, Fetched: a.metrics.bundleFetched, Log: a.log})
 }

@@ -13,6 +13,8 @@ import (
 type Bundles interface {
 	// Get returns a bundle, fetched if need be. The caller releases it.
 	Get(ctx context.Context, digest string) (*bundle.Bundle, error)
+	// Stats are the store's numbers.
+	Stats() bundle.Stats
 }
 
 // Socket is the listening socket of one container; *socket.Listening is one.

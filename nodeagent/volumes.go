@@ -42,10 +42,8 @@ func makeVolumes(ctx context.Context, bundles Bundles, dir string, a *Assignment
 	for i, m := range mounts {
 		if m.Bundle != "" {
 			b, err := bundles.Get(ctx, m.Bundle)
-			if errors.Is(err, bundle.ErrRefused) {
-				return nil, &failure{reason: ReasonBundleRefused, message: err.Error()}
-			} else if err != nil {
-				return nil, &failure{reason: ReasonBundleFetchFailed, message: err.Error()}
+			if err != nil {
+				return nil, &failure{reason: bundleReason(err), message: err.Error()}
 			}
 			v.bundles = append(v.bundles, b)
 			v.code = v.code || enoughCode(b.Dir())
@@ -66,6 +64,18 @@ func makeVolumes(ctx context.Context, bundles Bundles, dir string, a *Assignment
 		v.mounts = append(v.mounts, container.Mount{Source: source, Target: target, ReadOnly: true})
 	}
 	return v, nil
+}
+
+// bundleReason names an error of the bundle store.
+func bundleReason(err error) string {
+	switch {
+	case errors.Is(err, bundle.ErrRefused):
+		return ReasonBundleRefused
+	case errors.Is(err, bundle.ErrNoRoom):
+		return ReasonBundleStoreFull
+	default:
+		return ReasonBundleFetchFailed
+	}
 }
 
 func (v *volumes) writeMount(i int, m PodMount) (container.Mount, error) {

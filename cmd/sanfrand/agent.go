@@ -52,6 +52,8 @@ SanFran's CA ConfigMap, --control-plane-name <service>.<namespace>.svc.`,
 	flags.StringVar(&c.WorkDir, "work-dir", "/run/sanfran", "folder of the agent's own; every user must be able to pass through it")
 	flags.StringVar(&c.CacheDir, "cache-dir", "", "folder of the agent's own on a disk, for what can be made again (default: a folder in --work-dir)")
 	flags.Int64Var(&c.CompileCacheBytes, "compile-cache-bytes", 512<<20, "most that V8's compiled code of all functions takes in --cache-dir")
+	flags.StringVar(&c.BundleDir, "bundle-dir", "", "folder of functions' code, kept over restarts (default: bundles in --cache-dir)")
+	flags.Int64Var(&c.BundleBytes, "bundle-bytes", 4<<30, "most that functions' code takes in --bundle-dir; what pods do not use goes first, what they use stays")
 	flags.StringVar(&c.PinDir, "bpf-dir", "/sys/fs/bpf/sanfran", "folder of the agent's own on a bpffs")
 	flags.StringVar(&c.Runc, "runc", "runc", "OCI runtime")
 	flags.StringVar(&o.runtimesDir, "runtimes-dir", "/usr/share/sanfran/rootfs", "folder of root filesystems, one folder each, named by its runtime")

@@ -5,14 +5,26 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
 	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
 )
 
-// ErrClosed is returned by Get once the store is closed.
-var ErrClosed = errors.New("bundle: the store is closed")
+var (
+	// ErrClosed is returned by Get once the store is closed.
+	ErrClosed = errors.New("bundle: the store is closed")
+	// ErrNoRoom marks a bundle for which there is no room as long as those that
+	// are in use are. It may fit later.
+	ErrNoRoom = errors.New("no room")
+	// errDamaged marks a folder that is not what its bundle holds.
+	errDamaged = errors.New("damaged")
+)
 
 // Fetcher brings archives from wherever they are kept.
 type Fetcher interface {
@@ -21,31 +33,76 @@ type Fetcher interface {
 	Fetch(ctx context.Context, digest string) (io.ReadCloser, error)
 }
 
+// Options are what a store keeps to. Zero fields have defaults.
+type Options struct {
+	// Limits bound each bundle.
+	Limits Limits
+	// Budget bounds what all bundles take on the disk together, in bytes,
+	// counted in whole blocks (default 4 GiB).
+	Budget int64
+	// Fetched is told of each fetch: how long it took with unpacking, and why it
+	// failed. It may be called from several goroutines at once.
+	Fetched func(took time.Duration, err error)
+	// Log is slog.Default() if nil.
+	Log *slog.Logger
+}
+
+// maxFetches is how many bundles are fetched at once. More would make each come
+// later, and no pod ready sooner.
+const maxFetches = 8
+
 // Store is a folder of unpacked bundles. It is safe for concurrent use.
 //
-// Layout: <dir>/sha256/<hex> is a whole bundle, <dir>/partial/<random> one
-// that is being unpacked, <dir>/boot the id of the boot that wrote them.
+// Layout: <dir>/sha256/<hex> is a whole bundle, its files in content and what
+// they are in manifest.json; <dir>/partial/<random> is one that is being
+// unpacked or deleted; <dir>/lock is held by the process that owns the store.
 type Store struct {
 	dir     string
 	fetcher Fetcher
-	limits  Limits
+	opts    Options
+	boot    string
+	lock    *os.File
+	// step is told of every step that changes the disk, before it is made, for
+	// tests.
+	step func(string)
 
-	stop    context.CancelFunc
+	stop    context.CancelCauseFunc
 	ctx     context.Context
 	running sync.WaitGroup
+	fetches chan struct{} // one element for each fetch under way
 
+	// evicting is held while room is made. It is taken before mu.
+	evicting sync.Mutex
+
+	// mu also covers the renames by which bundles come to and leave their names,
+	// so that the names are those of entries without work. No request waits for
+	// it.
 	mu      sync.Mutex
 	closed  bool
-	entries map[string]*entry
+	entries map[string]*entry // by the hex part of the digest
+	used    int64             // what is taken of the budget
+	evicted int64
 }
 
-// entry is one digest that somebody uses or waits for.
+// entry is a bundle that is on the disk, or on its way there.
 type entry struct {
-	refs   int
+	hex string
+	// refs are its uses, and those who wait for its work.
+	refs     int
+	bytes    int64 // of used
+	lastUsed time.Time
+	// work is what makes it usable; nil: it stands under its name.
+	work *work
+}
+
+func (e *entry) digest() string { return "sha256:" + e.hex }
+
+// work is one check or fetch of a bundle. Everybody who asks meanwhile waits for
+// it; it is cancelled when none of them does any more.
+type work struct {
 	cancel context.CancelFunc
-	// done is closed when the folder stands or err says why it does not.
-	done chan struct{}
-	err  error
+	done   chan struct{} // closed when it is over
+	err    error
 }
 
 // Bundle is a use of an unpacked bundle. The folder stays until Release.
@@ -61,168 +118,230 @@ func (b *Bundle) Dir() string { return b.dir }
 // Release ends the use. It may be called more than once.
 func (b *Bundle) Release() { b.release() }
 
-// Open makes a store in dir, which it owns alone. What an earlier process left
-// half unpacked is removed; whole bundles are kept, unless the machine has
-// booted since: nothing here is synced to disk, so after a power loss a folder
-// may have its name but not its content.
-func Open(dir string, fetcher Fetcher, limits Limits) (*Store, error) {
-	if err := os.MkdirAll(dir, 0o755); err != nil {
+// Open makes a store in dir, which it owns alone: it is an error if another
+// process has it open. What an earlier process left half done is removed, and so
+// is what has not been used for the longest, if there is more than the budget.
+func Open(dir string, fetcher Fetcher, opts Options) (_ *Store, err error) {
+	if opts.Budget == 0 {
+		opts.Budget = 4 << 30
+	}
+	if opts.Fetched == nil {
+		opts.Fetched = func(time.Duration, error) {}
+	}
+	if opts.Log == nil {
+		opts.Log = slog.Default()
+	}
+	opts.Limits = opts.Limits.withDefaults()
+	s := &Store{
+		dir: dir, fetcher: fetcher, opts: opts, step: func(string) {},
+		fetches: make(chan struct{}, maxFetches), entries: map[string]*entry{},
+	}
+	s.ctx, s.stop = context.WithCancelCause(context.Background())
+	// Containers are given mounts; nobody but the agent walks through here.
+	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("bundle: make the store's folder: %w", err)
 	}
+	if err := s.own(); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, s.lock.Close())
+		}
+	}()
 	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	if err != nil {
 		return nil, fmt.Errorf("bundle: read the boot id: %w", err)
 	}
-	stale := []string{"partial"}
-	if had, err := os.ReadFile(filepath.Join(dir, "boot")); err != nil || string(had) != string(boot) {
-		stale = append(stale, "sha256")
+	s.boot = strings.TrimSpace(string(boot))
+	if err := s.recover(); err != nil {
+		return nil, fmt.Errorf("bundle: take over what is kept in %s: %w", dir, err)
 	}
-	for _, name := range stale {
-		if err := os.RemoveAll(filepath.Join(dir, name)); err != nil {
-			return nil, fmt.Errorf("bundle: remove leftovers: %w", err)
-		}
-	}
-	for _, name := range []string{"partial", "sha256"} {
-		if err := os.MkdirAll(filepath.Join(dir, name), 0o755); err != nil {
-			return nil, fmt.Errorf("bundle: make the store's folder: %w", err)
-		}
-	}
-	if err := os.WriteFile(filepath.Join(dir, "boot"), boot, 0o644); err != nil {
-		return nil, fmt.Errorf("bundle: write the boot id: %w", err)
-	}
-	ctx, stop := context.WithCancel(context.Background())
-	return &Store{
-		dir: dir, fetcher: fetcher, limits: limits.withDefaults(),
-		ctx: ctx, stop: stop, entries: map[string]*entry{},
-	}, nil
+	return s, nil
 }
+
+// own takes the store's lock, which ends with the process.
+func (s *Store) own() error {
+	lock, err := os.OpenFile(filepath.Join(s.dir, "lock"), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return fmt.Errorf("bundle: open the store's lock: %w", err)
+	}
+	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		return errors.Join(fmt.Errorf("bundle: %s is in use by another process, perhaps another agent on this node: %w", s.dir, err), lock.Close())
+	}
+	s.lock = lock
+	return nil
+}
+
+// recover finds the bundles of an earlier process. Each was put under its name in
+// one step; what else there is was left half done:
+//   - in partial: a bundle that was being unpacked or deleted;
+//   - in sha256 without a manifest that can be read: a bundle that a power loss
+//     took the manifest from. Other damage is found when the bundle is used.
+func (s *Store) recover() error {
+	if err := os.RemoveAll(filepath.Join(s.dir, "partial")); err != nil {
+		return err
+	}
+	scratch, err := s.scratch("")
+	if err != nil {
+		return err
+	}
+	if err := os.Remove(scratch); err != nil {
+		return err
+	}
+	found, err := os.ReadDir(filepath.Join(s.dir, "sha256"))
+	if err != nil {
+		return err
+	}
+	for _, f := range found {
+		m, err := readManifest(s.path(f.Name()))
+		if _, nameErr := parseDigest("sha256:" + f.Name()); err != nil || nameErr != nil {
+			s.opts.Log.Warn("what is no whole bundle is removed", "name", f.Name(), "err", errors.Join(err, nameErr))
+			if err := os.RemoveAll(s.path(f.Name())); err != nil {
+				return err
+			}
+			continue
+		}
+		info, err := f.Info()
+		if err != nil {
+			return err
+		}
+		s.entries[f.Name()] = &entry{hex: f.Name(), bytes: m.Bytes, lastUsed: info.ModTime()}
+		s.used += m.Bytes
+	}
+	for s.used > s.opts.Budget {
+		if ok, err := s.evict(); err != nil || !ok {
+			return err
+		}
+	}
+	return nil
+}
+
+// path is where a whole bundle is.
+func (s *Store) path(hex string) string { return filepath.Join(s.dir, "sha256", hex) }
 
 // Close ends the fetches under way and waits for them. Bundles in use keep
 // their folders.
 func (s *Store) Close() {
 	s.mu.Lock()
+	closed := s.closed
 	s.closed = true
 	s.mu.Unlock()
-	s.stop()
+	s.stop(ErrClosed)
 	s.running.Wait()
+	if !closed {
+		_ = s.lock.Close() // that gives it up, whatever it says
+	}
 }
 
 // Get returns the bundle of a digest ("sha256:" and 64 lower-case hex digits)
 // and fetches it if the node does not have it yet. Callers that ask for the
 // same digest meanwhile share one fetch; it ends early when the last of them
 // gives up. A failure is not remembered: the next Get tries again.
+//
+// Its errors wrap ErrRefused, ErrNoRoom, ErrClosed, the cause of ctx's end, or
+// what the fetcher said.
 func (s *Store) Get(ctx context.Context, digest string) (*Bundle, error) {
 	hex, err := parseDigest(digest)
 	if err != nil {
 		return nil, err
 	}
-	target := filepath.Join(s.dir, "sha256", hex)
-
-	s.mu.Lock()
-	if s.closed {
-		s.mu.Unlock()
-		return nil, ErrClosed
+	for {
+		e, w, err := s.use(hex)
+		if err != nil {
+			return nil, err
+		}
+		b := &Bundle{dir: filepath.Join(s.path(hex), "content"), release: sync.OnceFunc(func() { s.release(e) })}
+		if w == nil {
+			return b, nil
+		}
+		select {
+		case <-w.done:
+			err = w.err
+		case <-ctx.Done():
+			b.Release()
+			return nil, fmt.Errorf("bundle: wait for %s: %w", digest, context.Cause(ctx))
+		}
+		if err == nil {
+			return b, nil
+		}
+		b.Release()
+		if errors.Is(err, errGivenUp) {
+			continue // by those who waited before this caller did
+		}
+		return nil, err
 	}
-	e := s.entries[digest]
-	if e == nil {
-		e = s.begin(digest, target)
+}
+
+// use counts a use of a bundle and returns the work to wait for, if any.
+func (s *Store) use(hex string) (*entry, *work, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return nil, nil, ErrClosed
+	}
+	e := s.entries[hex]
+	switch {
+	case e == nil:
+		e = &entry{hex: hex}
+		s.entries[hex] = e
+		s.begin(e, false)
+	case e.refs == 0 && e.work == nil:
+		// Nobody has watched over it since it was last used.
+		s.begin(e, true)
 	}
 	e.refs++
-	s.mu.Unlock()
-
-	select {
-	case <-e.done:
-	case <-ctx.Done():
-		s.release(digest, e)
-		return nil, fmt.Errorf("bundle: wait for %s: %w", digest, context.Cause(ctx))
-	}
-	if e.err != nil {
-		s.release(digest, e)
-		return nil, e.err
-	}
-	return &Bundle{dir: target, release: sync.OnceFunc(func() { s.release(digest, e) })}, nil
+	e.lastUsed = time.Now()
+	return e, e.work, nil
 }
 
-// begin makes the entry of a digest and, if its folder is missing, starts the
-// fetch. The caller holds the lock.
-func (s *Store) begin(digest, target string) *entry {
-	e := &entry{done: make(chan struct{}), cancel: func() {}}
-	s.entries[digest] = e
-	if _, err := os.Lstat(target); err == nil {
-		close(e.done)
-		return e
-	}
-	ctx, cancel := context.WithCancel(s.ctx)
-	e.cancel = cancel
-	s.running.Go(func() {
-		defer cancel()
-		err := s.fetch(ctx, digest, target)
-		if err != nil {
-			e.err = fmt.Errorf("bundle: %s: %w", digest, err)
-			s.forget(digest, e)
-		}
-		close(e.done)
-	})
-	return e
-}
-
-// forget makes the next Get of the digest begin anew.
-func (s *Store) forget(digest string, e *entry) {
+// release drops one reference. Work that nobody waits for any more is ended.
+func (s *Store) release(e *entry) {
+	now := time.Now()
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.entries[digest] == e {
-		delete(s.entries, digest)
-	}
-}
-
-// release drops one reference. With the last one an unfinished fetch is ended.
-func (s *Store) release(digest string, e *entry) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
 	e.refs--
-	if e.refs > 0 {
-		return
+	e.lastUsed = now
+	idle := e.refs == 0
+	if idle && e.work != nil {
+		e.work.cancel()
 	}
-	e.cancel()
-	if s.entries[digest] == e {
-		delete(s.entries, digest)
+	s.mu.Unlock()
+	if idle {
+		s.touch(e.hex, now)
 	}
 }
 
-// fetch brings one bundle to its final folder, or leaves nothing behind.
-func (s *Store) fetch(ctx context.Context, digest, target string) (err error) {
-	stream, err := s.fetcher.Fetch(ctx, digest)
-	if err != nil {
-		return fmt.Errorf("fetch: %w", err)
+// touch notes when a bundle was used, for the next process: without it that
+// drops another one first.
+func (s *Store) touch(hex string, now time.Time) {
+	if err := os.Chtimes(s.path(hex), now, now); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		s.opts.Log.Debug("when a bundle was used is not noted", "digest", "sha256:"+hex, "err", err)
 	}
-	defer stream.Close()
+}
 
-	partial, err := os.MkdirTemp(filepath.Join(s.dir, "partial"), "")
-	if err != nil {
-		return fmt.Errorf("make a folder to unpack in: %w", err)
-	}
-	defer func() {
-		if removeErr := os.RemoveAll(partial); removeErr != nil {
-			err = errors.Join(err, fmt.Errorf("remove the folder unpacked in: %w", removeErr))
+// Stats is a store in numbers.
+type Stats struct {
+	// Bundles counts those that are on the disk, or on their way there; Bytes is
+	// what they take of Budget.
+	Bundles       int
+	Bytes, Budget int64
+	// InUse is what those take that somebody uses or waits for.
+	InUse int64
+	// Evicted counts, since the store was opened, those dropped for others.
+	Evicted int64
+}
+
+// Stats returns the numbers of now.
+func (s *Store) Stats() Stats {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	stats := Stats{Bundles: len(s.entries), Bytes: s.used, Budget: s.opts.Budget, Evicted: s.evicted}
+	for _, e := range s.entries {
+		if e.refs > 0 {
+			stats.InUse += e.bytes
 		}
-	}()
-	content := filepath.Join(partial, "content")
-	if err := os.Mkdir(content, 0o755); err != nil {
-		return fmt.Errorf("make a folder to unpack in: %w", err)
 	}
-	if err := unpackVerified(ctx, stream, content, digest, s.limits); err != nil {
-		return err
-	}
-	err = os.Rename(content, target)
-	if err != nil {
-		// A fetch that was given up may have finished all the same, and its
-		// follower with it: the content is the same, so either one will do.
-		if _, statErr := os.Lstat(target); statErr == nil {
-			return nil
-		}
-		return fmt.Errorf("put the bundle in place: %w", err)
-	}
-	return nil
+	return stats
 }
 
 // parseDigest returns the hex part of a well-formed digest. It becomes a file
