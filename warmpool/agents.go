@@ -7,6 +7,8 @@ import (
 	"sync"
 	"time"
 
+	"google.golang.org/protobuf/types/known/durationpb"
+
 	agentv1 "sanfran.dev/proto/sanfran/agent/v1"
 )
 
@@ -17,10 +19,11 @@ type agent struct {
 	told    map[string]*agentv1.PodStatus // what Hello said of pods; until Sync
 	session *Session                      // nil while it is not connected
 	ended   time.Time                     // when the last session ended
-	// leaving: it has let go of pods unasked, as an agent that stops does. It
-	// gets no more until it says hello again.
+	// leaving: it has said that it stops, or has let go of pods unasked. It gets
+	// no more until it says hello again.
 	leaving bool
 	pods    map[string]*pod
+	formers map[string]*pod                // pods that it serves until their new home does
 	size    int                            // of the pods' assignments, in bytes
 	pools   map[string]*agentv1.PoolStatus // by runtime
 	// promised counts pods given to the agent since its last PoolStatus that
@@ -32,7 +35,7 @@ type agent struct {
 
 func newAgent(node string) *agent {
 	return &agent{
-		node: node, pods: make(map[string]*pod), pools: make(map[string]*agentv1.PoolStatus),
+		node: node, pods: make(map[string]*pod), formers: make(map[string]*pod), pools: make(map[string]*agentv1.PoolStatus),
 		promised: make(map[string]int), arrivals: make(map[string]*arrivals), targets: make(map[string]int),
 	}
 }
@@ -96,7 +99,17 @@ type Session struct {
 	targets map[string]int                 // pool targets that are due
 	dials   []*agentv1.Dial                // streams that are due
 	over    chan struct{}                  // closed by Disconnect
+	// farewell is whether the leaving agent has been told that it may go.
+	farewell farewell
 }
+
+type farewell int
+
+const (
+	unsaid farewell = iota
+	due
+	said
+)
 
 // Wake receives when Take has something to return.
 func (s *Session) Wake() <-chan struct{} { return s.wake }
@@ -137,6 +150,7 @@ func (b *Books) Connect(hello *agentv1.Hello, heard func() time.Time, now time.T
 	if a.session != nil {
 		a.session.end(ErrReplaced)
 	}
+	b.forsake(a) // what its Sync does not hold it drops
 	a.hello, a.leaving = hello, false
 	a.told = make(map[string]*agentv1.PodStatus, len(hello.GetPods()))
 	for _, ps := range hello.GetPods() {
@@ -216,6 +230,7 @@ func (b *Books) Disconnect(s *Session, now time.Time) {
 	}
 	if a := b.agents[s.node]; a != nil && a.session == s {
 		a.session, a.ended = nil, now
+		b.forsake(a)
 	}
 }
 
@@ -276,6 +291,10 @@ func (b *Books) Take(s *Session) []*agentv1.ConnectResponse {
 	for _, d := range s.dials {
 		messages = append(messages, &agentv1.ConnectResponse{Message: &agentv1.ConnectResponse_Dial{Dial: d}})
 	}
+	if s.farewell == due { // after the withdrawals that it is about
+		s.farewell = said
+		messages = append(messages, &agentv1.ConnectResponse{Message: &agentv1.ConnectResponse_Farewell{Farewell: &agentv1.Farewell{}}})
+	}
 	s.queue, s.dials = nil, nil
 	clear(s.queued)
 	clear(s.strays)
@@ -301,7 +320,11 @@ func (b *Books) queue(node, podUID string) {
 // stray makes the agent on node drop a pod that is at home elsewhere.
 func (b *Books) stray(node string, p *pod) {
 	if a := b.agents[node]; a != nil && a.session != nil {
-		a.session.strays[p.uid()] = &agentv1.Withdrawal{PodUid: p.uid(), Epoch: p.epoch}
+		w := &agentv1.Withdrawal{PodUid: p.uid(), Epoch: p.epoch}
+		if p.withdrawing {
+			w.GracePeriod = durationpb.New(p.grace)
+		}
+		a.session.strays[p.uid()] = w
 		b.queue(node, p.uid())
 	}
 }

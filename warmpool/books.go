@@ -67,6 +67,7 @@ type pod struct {
 	status      *agentv1.PodStatus // nil while nothing is known, after a start
 	withdrawing bool
 	grace       time.Duration
+	former      *former // the home it leaves, while that one serves it
 }
 
 func (p *pod) uid() string { return p.want.GetPodUid() }
@@ -168,6 +169,7 @@ func (b *Books) Assign(want *agentv1.Assignment, exposed bool, now time.Time) er
 		p.want = want
 		b.queue(p.node, p.uid())
 	case p.content != content:
+		b.withdrawFormer(p) // it serves what is no more wanted
 		b.leave(p)
 		p.want, p.content = want, content
 		b.join(p)
@@ -199,6 +201,7 @@ func (b *Books) Withdraw(podUID string, grace time.Duration, now time.Time) {
 		return
 	}
 	p.withdrawing, p.grace = true, grace
+	b.withdrawFormer(p)
 	r := b.revisions[p.want.GetRevision()]
 	proving := !r.proved && r.prover == podUID
 	if proving {
@@ -272,6 +275,7 @@ func (b *Books) HomeWake() <-chan struct{} { return b.homeWake }
 
 // finish forgets a pod and tells of its end.
 func (b *Books) finish(p *pod) {
+	b.withdrawFormer(p)
 	b.unhome(p)
 	delete(b.waiting, p.uid())
 	delete(b.pods, p.uid())
@@ -294,7 +298,15 @@ func (b *Books) synthesize(p *pod, state agentv1.PodState, reason, message strin
 	})
 }
 
+// setStatus takes the word of a pod's home, or the books' own.
 func (b *Books) setStatus(p *pod, status *agentv1.PodStatus) {
+	if !p.hold(status) {
+		b.show(p, status)
+	}
+}
+
+// show makes a status the one that everybody is told.
+func (b *Books) show(p *pod, status *agentv1.PodStatus) {
 	if proto.Equal(p.status, status) {
 		return
 	}
@@ -306,18 +318,17 @@ func (b *Books) setStatus(p *pod, status *agentv1.PodStatus) {
 }
 
 func (b *Books) updateRoute(p *pod) {
-	state := p.status.GetState()
+	home := p.serving()
 	route := &routesv1.Route{
 		PodUid: p.uid(), Namespace: p.want.GetNamespace(), PodName: p.want.GetPodName(), Function: p.want.GetFunction(),
 		Revision: p.want.GetRevision(), Address: p.want.GetAddress(), Port: p.want.GetPort(), Exposed: p.exposed,
-		HomeNode: p.node,
+		HomeNode: home,
 	}
-	if a, ok := b.agents[p.node]; ok {
+	if a, ok := b.agents[home]; ok {
 		route.HomeAddress = a.hello.GetDataAddress()
 	}
-	ready := state == agentv1.PodState_POD_STATE_ACTIVE || state == agentv1.PodState_POD_STATE_PARKED
-	route.Ready = ready && !p.withdrawing && route.HomeAddress != ""
-	if i := p.status.GetInstance(); i != nil && state == agentv1.PodState_POD_STATE_ACTIVE {
+	route.Ready = isReady(p.status) && !p.withdrawing && route.HomeAddress != ""
+	if i := p.status.GetInstance(); i != nil && p.status.GetState() == agentv1.PodState_POD_STATE_ACTIVE {
 		route.Instances = []*routesv1.Instance{{LeaseId: i.GetLeaseId(), Address: i.GetAddress(), Nonce: i.GetNonce()}}
 	}
 	b.routes.Set(route)

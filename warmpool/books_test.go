@@ -498,6 +498,11 @@ func TestI7OneHome(t *testing.T) {
 					w.disconnect(a)
 				}
 			},
+			"leave": func(t *rapid.T) {
+				if a := w.agent(node.Draw(t, "node")); a.session != nil {
+					w.books.Leave(a.session, w.now)
+				}
+			},
 			"lose everything": func(t *rapid.T) {
 				a := w.agent(node.Draw(t, "node"))
 				if a.session != nil {
@@ -517,7 +522,8 @@ func TestI7OneHome(t *testing.T) {
 			"deliver": func(*rapid.T) { w.deliver() },
 		})
 		for _, n := range nodes {
-			if a := w.agent(n); a.session == nil || isClosed(a.session.Ended()) {
+			a := w.agent(n)
+			if a.session == nil || isClosed(a.session.Ended()) || w.books.agents[n].leaving {
 				w.connect(a)
 			}
 		}

@@ -62,6 +62,7 @@ func (b *Books) Tick(now time.Time) {
 	if isClosed(b.settled) {
 		b.presumeGone(now)
 	}
+	b.handOverAll(now)
 	b.resize(now)
 }
 
@@ -155,6 +156,7 @@ func (b *Books) dismiss(a *agent) {
 		a.session = nil
 	}
 	delete(b.agents, a.node)
+	b.forsake(a)
 	b.capacityChanged()
 	for _, p := range sorted(a.pods) {
 		if p.withdrawing {

@@ -20,6 +20,10 @@ func (b *Books) ReportPod(s *Session, status *agentv1.PodStatus, now time.Time) 
 	}
 	gone := status.GetState() == agentv1.PodState_POD_STATE_GONE
 	p := b.pods[status.GetPodUid()]
+	if p != nil && p.former != nil && p.former.node == s.node {
+		b.reportFormer(p, status)
+		return
+	}
 	if p == nil || p.node != s.node {
 		if !gone && s.synced {
 			s.strays[status.GetPodUid()] = &agentv1.Withdrawal{PodUid: status.GetPodUid(), Epoch: status.GetEpoch()}

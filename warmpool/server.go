@@ -112,6 +112,9 @@ func (s *Server) receive(stream grpc.BidiStreamingServer[agentv1.ConnectRequest,
 			s.books.ReportPod(session, m.PodStatus, time.Now())
 		case *agentv1.ConnectRequest_PoolStatus:
 			s.books.ReportPool(session, m.PoolStatus)
+		case *agentv1.ConnectRequest_Leaving:
+			s.log.Info("agent leaves, its pods are given to others", "node", session.node)
+			s.books.Leave(session, time.Now())
 		default:
 			return status.Errorf(codes.InvalidArgument, "unexpected message %T after Hello", m)
 		}

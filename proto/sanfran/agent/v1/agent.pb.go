@@ -99,6 +99,7 @@ type ConnectRequest struct {
 	//	*ConnectRequest_Hello
 	//	*ConnectRequest_PodStatus
 	//	*ConnectRequest_PoolStatus
+	//	*ConnectRequest_Leaving
 	Message       isConnectRequest_Message `protobuf_oneof:"message"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -168,6 +169,15 @@ func (x *ConnectRequest) GetPoolStatus() *PoolStatus {
 	return nil
 }
 
+func (x *ConnectRequest) GetLeaving() *Leaving {
+	if x != nil {
+		if x, ok := x.Message.(*ConnectRequest_Leaving); ok {
+			return x.Leaving
+		}
+	}
+	return nil
+}
+
 type isConnectRequest_Message interface {
 	isConnectRequest_Message()
 }
@@ -184,11 +194,56 @@ type ConnectRequest_PoolStatus struct {
 	PoolStatus *PoolStatus `protobuf:"bytes,3,opt,name=pool_status,json=poolStatus,proto3,oneof"`
 }
 
+type ConnectRequest_Leaving struct {
+	Leaving *Leaving `protobuf:"bytes,4,opt,name=leaving,proto3,oneof"`
+}
+
 func (*ConnectRequest_Hello) isConnectRequest_Message() {}
 
 func (*ConnectRequest_PodStatus) isConnectRequest_Message() {}
 
 func (*ConnectRequest_PoolStatus) isConnectRequest_Message() {}
+
+func (*ConnectRequest_Leaving) isConnectRequest_Message() {}
+
+// Leaving says that the agent is about to end. It gets no further pods, and those
+// it has are given to other agents: it serves each until it is withdrawn, which is
+// when another is ready to. Farewell answers it.
+type Leaving struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Leaving) Reset() {
+	*x = Leaving{}
+	mi := &file_sanfran_agent_v1_agent_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Leaving) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Leaving) ProtoMessage() {}
+
+func (x *Leaving) ProtoReflect() protoreflect.Message {
+	mi := &file_sanfran_agent_v1_agent_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Leaving.ProtoReflect.Descriptor instead.
+func (*Leaving) Descriptor() ([]byte, []int) {
+	return file_sanfran_agent_v1_agent_proto_rawDescGZIP(), []int{1}
+}
 
 // ConnectResponse is what the control plane says.
 type ConnectResponse struct {
@@ -200,6 +255,7 @@ type ConnectResponse struct {
 	//	*ConnectResponse_Withdraw
 	//	*ConnectResponse_PoolTarget
 	//	*ConnectResponse_Dial
+	//	*ConnectResponse_Farewell
 	Message       isConnectResponse_Message `protobuf_oneof:"message"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -207,7 +263,7 @@ type ConnectResponse struct {
 
 func (x *ConnectResponse) Reset() {
 	*x = ConnectResponse{}
-	mi := &file_sanfran_agent_v1_agent_proto_msgTypes[1]
+	mi := &file_sanfran_agent_v1_agent_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -219,7 +275,7 @@ func (x *ConnectResponse) String() string {
 func (*ConnectResponse) ProtoMessage() {}
 
 func (x *ConnectResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sanfran_agent_v1_agent_proto_msgTypes[1]
+	mi := &file_sanfran_agent_v1_agent_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -232,7 +288,7 @@ func (x *ConnectResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConnectResponse.ProtoReflect.Descriptor instead.
 func (*ConnectResponse) Descriptor() ([]byte, []int) {
-	return file_sanfran_agent_v1_agent_proto_rawDescGZIP(), []int{1}
+	return file_sanfran_agent_v1_agent_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *ConnectResponse) GetMessage() isConnectResponse_Message {
@@ -287,6 +343,15 @@ func (x *ConnectResponse) GetDial() *Dial {
 	return nil
 }
 
+func (x *ConnectResponse) GetFarewell() *Farewell {
+	if x != nil {
+		if x, ok := x.Message.(*ConnectResponse_Farewell); ok {
+			return x.Farewell
+		}
+	}
+	return nil
+}
+
 type isConnectResponse_Message interface {
 	isConnectResponse_Message()
 }
@@ -311,6 +376,10 @@ type ConnectResponse_Dial struct {
 	Dial *Dial `protobuf:"bytes,5,opt,name=dial,proto3,oneof"`
 }
 
+type ConnectResponse_Farewell struct {
+	Farewell *Farewell `protobuf:"bytes,6,opt,name=farewell,proto3,oneof"`
+}
+
 func (*ConnectResponse_Sync) isConnectResponse_Message() {}
 
 func (*ConnectResponse_Assign) isConnectResponse_Message() {}
@@ -320,6 +389,46 @@ func (*ConnectResponse_Withdraw) isConnectResponse_Message() {}
 func (*ConnectResponse_PoolTarget) isConnectResponse_Message() {}
 
 func (*ConnectResponse_Dial) isConnectResponse_Message() {}
+
+func (*ConnectResponse_Farewell) isConnectResponse_Message() {}
+
+// Farewell says that no other agent takes any more of a leaving agent's pods.
+// Those it still holds stay assigned to its node, for its next process.
+type Farewell struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Farewell) Reset() {
+	*x = Farewell{}
+	mi := &file_sanfran_agent_v1_agent_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Farewell) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Farewell) ProtoMessage() {}
+
+func (x *Farewell) ProtoReflect() protoreflect.Message {
+	mi := &file_sanfran_agent_v1_agent_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Farewell.ProtoReflect.Descriptor instead.
+func (*Farewell) Descriptor() ([]byte, []int) {
+	return file_sanfran_agent_v1_agent_proto_rawDescGZIP(), []int{3}
+}
 
 // Dial asks the agent to open a stream of sanfran.streams.v1.
 type Dial struct {
@@ -332,7 +441,7 @@ type Dial struct {
 
 func (x *Dial) Reset() {
 	*x = Dial{}
-	mi := &file_sanfran_agent_v1_agent_proto_msgTypes[2]
+	mi := &file_sanfran_agent_v1_agent_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -344,7 +453,7 @@ func (x *Dial) String() string {
 func (*Dial) ProtoMessage() {}
 
 func (x *Dial) ProtoReflect() protoreflect.Message {
-	mi := &file_sanfran_agent_v1_agent_proto_msgTypes[2]
+	mi := &file_sanfran_agent_v1_agent_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -357,7 +466,7 @@ func (x *Dial) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Dial.ProtoReflect.Descriptor instead.
 func (*Dial) Descriptor() ([]byte, []int) {
-	return file_sanfran_agent_v1_agent_proto_rawDescGZIP(), []int{2}
+	return file_sanfran_agent_v1_agent_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Dial) GetStreamId() string {
@@ -379,7 +488,7 @@ type Epoch struct {
 
 func (x *Epoch) Reset() {
 	*x = Epoch{}
-	mi := &file_sanfran_agent_v1_agent_proto_msgTypes[3]
+	mi := &file_sanfran_agent_v1_agent_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -391,7 +500,7 @@ func (x *Epoch) String() string {
 func (*Epoch) ProtoMessage() {}
 
 func (x *Epoch) ProtoReflect() protoreflect.Message {
-	mi := &file_sanfran_agent_v1_agent_proto_msgTypes[3]
+	mi := &file_sanfran_agent_v1_agent_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -404,7 +513,7 @@ func (x *Epoch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Epoch.ProtoReflect.Descriptor instead.
 func (*Epoch) Descriptor() ([]byte, []int) {
-	return file_sanfran_agent_v1_agent_proto_rawDescGZIP(), []int{3}
+	return file_sanfran_agent_v1_agent_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Epoch) GetGeneration() uint64 {
@@ -442,7 +551,7 @@ type Hello struct {
 
 func (x *Hello) Reset() {
 	*x = Hello{}
-	mi := &file_sanfran_agent_v1_agent_proto_msgTypes[4]
+	mi := &file_sanfran_agent_v1_agent_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -454,7 +563,7 @@ func (x *Hello) String() string {
 func (*Hello) ProtoMessage() {}
 
 func (x *Hello) ProtoReflect() protoreflect.Message {
-	mi := &file_sanfran_agent_v1_agent_proto_msgTypes[4]
+	mi := &file_sanfran_agent_v1_agent_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -467,7 +576,7 @@ func (x *Hello) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Hello.ProtoReflect.Descriptor instead.
 func (*Hello) Descriptor() ([]byte, []int) {
-	return file_sanfran_agent_v1_agent_proto_rawDescGZIP(), []int{4}
+	return file_sanfran_agent_v1_agent_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Hello) GetNodeName() string {
@@ -517,7 +626,7 @@ type Capacity struct {
 
 func (x *Capacity) Reset() {
 	*x = Capacity{}
-	mi := &file_sanfran_agent_v1_agent_proto_msgTypes[5]
+	mi := &file_sanfran_agent_v1_agent_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -529,7 +638,7 @@ func (x *Capacity) String() string {
 func (*Capacity) ProtoMessage() {}
 
 func (x *Capacity) ProtoReflect() protoreflect.Message {
-	mi := &file_sanfran_agent_v1_agent_proto_msgTypes[5]
+	mi := &file_sanfran_agent_v1_agent_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -542,7 +651,7 @@ func (x *Capacity) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Capacity.ProtoReflect.Descriptor instead.
 func (*Capacity) Descriptor() ([]byte, []int) {
-	return file_sanfran_agent_v1_agent_proto_rawDescGZIP(), []int{5}
+	return file_sanfran_agent_v1_agent_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Capacity) GetMilliCpu() int64 {
@@ -579,7 +688,7 @@ type Sync struct {
 
 func (x *Sync) Reset() {
 	*x = Sync{}
-	mi := &file_sanfran_agent_v1_agent_proto_msgTypes[6]
+	mi := &file_sanfran_agent_v1_agent_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -591,7 +700,7 @@ func (x *Sync) String() string {
 func (*Sync) ProtoMessage() {}
 
 func (x *Sync) ProtoReflect() protoreflect.Message {
-	mi := &file_sanfran_agent_v1_agent_proto_msgTypes[6]
+	mi := &file_sanfran_agent_v1_agent_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -604,7 +713,7 @@ func (x *Sync) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Sync.ProtoReflect.Descriptor instead.
 func (*Sync) Descriptor() ([]byte, []int) {
-	return file_sanfran_agent_v1_agent_proto_rawDescGZIP(), []int{6}
+	return file_sanfran_agent_v1_agent_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Sync) GetAssignments() []*Assignment {
@@ -666,7 +775,7 @@ type Assignment struct {
 
 func (x *Assignment) Reset() {
 	*x = Assignment{}
-	mi := &file_sanfran_agent_v1_agent_proto_msgTypes[7]
+	mi := &file_sanfran_agent_v1_agent_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -678,7 +787,7 @@ func (x *Assignment) String() string {
 func (*Assignment) ProtoMessage() {}
 
 func (x *Assignment) ProtoReflect() protoreflect.Message {
-	mi := &file_sanfran_agent_v1_agent_proto_msgTypes[7]
+	mi := &file_sanfran_agent_v1_agent_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -691,7 +800,7 @@ func (x *Assignment) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Assignment.ProtoReflect.Descriptor instead.
 func (*Assignment) Descriptor() ([]byte, []int) {
-	return file_sanfran_agent_v1_agent_proto_rawDescGZIP(), []int{7}
+	return file_sanfran_agent_v1_agent_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Assignment) GetEpoch() *Epoch {
@@ -845,7 +954,7 @@ type EnvVar struct {
 
 func (x *EnvVar) Reset() {
 	*x = EnvVar{}
-	mi := &file_sanfran_agent_v1_agent_proto_msgTypes[8]
+	mi := &file_sanfran_agent_v1_agent_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -857,7 +966,7 @@ func (x *EnvVar) String() string {
 func (*EnvVar) ProtoMessage() {}
 
 func (x *EnvVar) ProtoReflect() protoreflect.Message {
-	mi := &file_sanfran_agent_v1_agent_proto_msgTypes[8]
+	mi := &file_sanfran_agent_v1_agent_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -870,7 +979,7 @@ func (x *EnvVar) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EnvVar.ProtoReflect.Descriptor instead.
 func (*EnvVar) Descriptor() ([]byte, []int) {
-	return file_sanfran_agent_v1_agent_proto_rawDescGZIP(), []int{8}
+	return file_sanfran_agent_v1_agent_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *EnvVar) GetName() string {
@@ -898,7 +1007,7 @@ type Resources struct {
 
 func (x *Resources) Reset() {
 	*x = Resources{}
-	mi := &file_sanfran_agent_v1_agent_proto_msgTypes[9]
+	mi := &file_sanfran_agent_v1_agent_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -910,7 +1019,7 @@ func (x *Resources) String() string {
 func (*Resources) ProtoMessage() {}
 
 func (x *Resources) ProtoReflect() protoreflect.Message {
-	mi := &file_sanfran_agent_v1_agent_proto_msgTypes[9]
+	mi := &file_sanfran_agent_v1_agent_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -923,7 +1032,7 @@ func (x *Resources) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Resources.ProtoReflect.Descriptor instead.
 func (*Resources) Descriptor() ([]byte, []int) {
-	return file_sanfran_agent_v1_agent_proto_rawDescGZIP(), []int{9}
+	return file_sanfran_agent_v1_agent_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Resources) GetMilliCpu() int64 {
@@ -952,7 +1061,7 @@ type Dns struct {
 
 func (x *Dns) Reset() {
 	*x = Dns{}
-	mi := &file_sanfran_agent_v1_agent_proto_msgTypes[10]
+	mi := &file_sanfran_agent_v1_agent_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -964,7 +1073,7 @@ func (x *Dns) String() string {
 func (*Dns) ProtoMessage() {}
 
 func (x *Dns) ProtoReflect() protoreflect.Message {
-	mi := &file_sanfran_agent_v1_agent_proto_msgTypes[10]
+	mi := &file_sanfran_agent_v1_agent_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -977,7 +1086,7 @@ func (x *Dns) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Dns.ProtoReflect.Descriptor instead.
 func (*Dns) Descriptor() ([]byte, []int) {
-	return file_sanfran_agent_v1_agent_proto_rawDescGZIP(), []int{10}
+	return file_sanfran_agent_v1_agent_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Dns) GetNameservers() []string {
@@ -1018,7 +1127,7 @@ type Mount struct {
 
 func (x *Mount) Reset() {
 	*x = Mount{}
-	mi := &file_sanfran_agent_v1_agent_proto_msgTypes[11]
+	mi := &file_sanfran_agent_v1_agent_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1030,7 +1139,7 @@ func (x *Mount) String() string {
 func (*Mount) ProtoMessage() {}
 
 func (x *Mount) ProtoReflect() protoreflect.Message {
-	mi := &file_sanfran_agent_v1_agent_proto_msgTypes[11]
+	mi := &file_sanfran_agent_v1_agent_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1043,7 +1152,7 @@ func (x *Mount) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Mount.ProtoReflect.Descriptor instead.
 func (*Mount) Descriptor() ([]byte, []int) {
-	return file_sanfran_agent_v1_agent_proto_rawDescGZIP(), []int{11}
+	return file_sanfran_agent_v1_agent_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Mount) GetPath() string {
@@ -1122,7 +1231,7 @@ type FileSet struct {
 
 func (x *FileSet) Reset() {
 	*x = FileSet{}
-	mi := &file_sanfran_agent_v1_agent_proto_msgTypes[12]
+	mi := &file_sanfran_agent_v1_agent_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1134,7 +1243,7 @@ func (x *FileSet) String() string {
 func (*FileSet) ProtoMessage() {}
 
 func (x *FileSet) ProtoReflect() protoreflect.Message {
-	mi := &file_sanfran_agent_v1_agent_proto_msgTypes[12]
+	mi := &file_sanfran_agent_v1_agent_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1147,7 +1256,7 @@ func (x *FileSet) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FileSet.ProtoReflect.Descriptor instead.
 func (*FileSet) Descriptor() ([]byte, []int) {
-	return file_sanfran_agent_v1_agent_proto_rawDescGZIP(), []int{12}
+	return file_sanfran_agent_v1_agent_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *FileSet) GetFiles() map[string][]byte {
@@ -1168,7 +1277,7 @@ type EmptyDir struct {
 
 func (x *EmptyDir) Reset() {
 	*x = EmptyDir{}
-	mi := &file_sanfran_agent_v1_agent_proto_msgTypes[13]
+	mi := &file_sanfran_agent_v1_agent_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1180,7 +1289,7 @@ func (x *EmptyDir) String() string {
 func (*EmptyDir) ProtoMessage() {}
 
 func (x *EmptyDir) ProtoReflect() protoreflect.Message {
-	mi := &file_sanfran_agent_v1_agent_proto_msgTypes[13]
+	mi := &file_sanfran_agent_v1_agent_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1193,7 +1302,7 @@ func (x *EmptyDir) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EmptyDir.ProtoReflect.Descriptor instead.
 func (*EmptyDir) Descriptor() ([]byte, []int) {
-	return file_sanfran_agent_v1_agent_proto_rawDescGZIP(), []int{13}
+	return file_sanfran_agent_v1_agent_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *EmptyDir) GetName() string {
@@ -1216,7 +1325,7 @@ type Withdrawal struct {
 
 func (x *Withdrawal) Reset() {
 	*x = Withdrawal{}
-	mi := &file_sanfran_agent_v1_agent_proto_msgTypes[14]
+	mi := &file_sanfran_agent_v1_agent_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1228,7 +1337,7 @@ func (x *Withdrawal) String() string {
 func (*Withdrawal) ProtoMessage() {}
 
 func (x *Withdrawal) ProtoReflect() protoreflect.Message {
-	mi := &file_sanfran_agent_v1_agent_proto_msgTypes[14]
+	mi := &file_sanfran_agent_v1_agent_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1241,7 +1350,7 @@ func (x *Withdrawal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Withdrawal.ProtoReflect.Descriptor instead.
 func (*Withdrawal) Descriptor() ([]byte, []int) {
-	return file_sanfran_agent_v1_agent_proto_rawDescGZIP(), []int{14}
+	return file_sanfran_agent_v1_agent_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Withdrawal) GetPodUid() string {
@@ -1296,7 +1405,7 @@ type PodStatus struct {
 
 func (x *PodStatus) Reset() {
 	*x = PodStatus{}
-	mi := &file_sanfran_agent_v1_agent_proto_msgTypes[15]
+	mi := &file_sanfran_agent_v1_agent_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1308,7 +1417,7 @@ func (x *PodStatus) String() string {
 func (*PodStatus) ProtoMessage() {}
 
 func (x *PodStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_sanfran_agent_v1_agent_proto_msgTypes[15]
+	mi := &file_sanfran_agent_v1_agent_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1321,7 +1430,7 @@ func (x *PodStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PodStatus.ProtoReflect.Descriptor instead.
 func (*PodStatus) Descriptor() ([]byte, []int) {
-	return file_sanfran_agent_v1_agent_proto_rawDescGZIP(), []int{15}
+	return file_sanfran_agent_v1_agent_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *PodStatus) GetPodUid() string {
@@ -1415,7 +1524,7 @@ type Termination struct {
 
 func (x *Termination) Reset() {
 	*x = Termination{}
-	mi := &file_sanfran_agent_v1_agent_proto_msgTypes[16]
+	mi := &file_sanfran_agent_v1_agent_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1427,7 +1536,7 @@ func (x *Termination) String() string {
 func (*Termination) ProtoMessage() {}
 
 func (x *Termination) ProtoReflect() protoreflect.Message {
-	mi := &file_sanfran_agent_v1_agent_proto_msgTypes[16]
+	mi := &file_sanfran_agent_v1_agent_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1440,7 +1549,7 @@ func (x *Termination) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Termination.ProtoReflect.Descriptor instead.
 func (*Termination) Descriptor() ([]byte, []int) {
-	return file_sanfran_agent_v1_agent_proto_rawDescGZIP(), []int{16}
+	return file_sanfran_agent_v1_agent_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Termination) GetReason() string {
@@ -1501,7 +1610,7 @@ type Instance struct {
 
 func (x *Instance) Reset() {
 	*x = Instance{}
-	mi := &file_sanfran_agent_v1_agent_proto_msgTypes[17]
+	mi := &file_sanfran_agent_v1_agent_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1513,7 +1622,7 @@ func (x *Instance) String() string {
 func (*Instance) ProtoMessage() {}
 
 func (x *Instance) ProtoReflect() protoreflect.Message {
-	mi := &file_sanfran_agent_v1_agent_proto_msgTypes[17]
+	mi := &file_sanfran_agent_v1_agent_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1526,7 +1635,7 @@ func (x *Instance) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Instance.ProtoReflect.Descriptor instead.
 func (*Instance) Descriptor() ([]byte, []int) {
-	return file_sanfran_agent_v1_agent_proto_rawDescGZIP(), []int{17}
+	return file_sanfran_agent_v1_agent_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Instance) GetLeaseId() string {
@@ -1561,7 +1670,7 @@ type PoolTarget struct {
 
 func (x *PoolTarget) Reset() {
 	*x = PoolTarget{}
-	mi := &file_sanfran_agent_v1_agent_proto_msgTypes[18]
+	mi := &file_sanfran_agent_v1_agent_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1573,7 +1682,7 @@ func (x *PoolTarget) String() string {
 func (*PoolTarget) ProtoMessage() {}
 
 func (x *PoolTarget) ProtoReflect() protoreflect.Message {
-	mi := &file_sanfran_agent_v1_agent_proto_msgTypes[18]
+	mi := &file_sanfran_agent_v1_agent_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1586,7 +1695,7 @@ func (x *PoolTarget) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PoolTarget.ProtoReflect.Descriptor instead.
 func (*PoolTarget) Descriptor() ([]byte, []int) {
-	return file_sanfran_agent_v1_agent_proto_rawDescGZIP(), []int{18}
+	return file_sanfran_agent_v1_agent_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *PoolTarget) GetRuntime() string {
@@ -1622,7 +1731,7 @@ type PoolStatus struct {
 
 func (x *PoolStatus) Reset() {
 	*x = PoolStatus{}
-	mi := &file_sanfran_agent_v1_agent_proto_msgTypes[19]
+	mi := &file_sanfran_agent_v1_agent_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1634,7 +1743,7 @@ func (x *PoolStatus) String() string {
 func (*PoolStatus) ProtoMessage() {}
 
 func (x *PoolStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_sanfran_agent_v1_agent_proto_msgTypes[19]
+	mi := &file_sanfran_agent_v1_agent_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1647,7 +1756,7 @@ func (x *PoolStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PoolStatus.ProtoReflect.Descriptor instead.
 func (*PoolStatus) Descriptor() ([]byte, []int) {
-	return file_sanfran_agent_v1_agent_proto_rawDescGZIP(), []int{19}
+	return file_sanfran_agent_v1_agent_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *PoolStatus) GetRuntime() string {
@@ -1716,7 +1825,7 @@ type FetchBundleRequest struct {
 
 func (x *FetchBundleRequest) Reset() {
 	*x = FetchBundleRequest{}
-	mi := &file_sanfran_agent_v1_agent_proto_msgTypes[20]
+	mi := &file_sanfran_agent_v1_agent_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1728,7 +1837,7 @@ func (x *FetchBundleRequest) String() string {
 func (*FetchBundleRequest) ProtoMessage() {}
 
 func (x *FetchBundleRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sanfran_agent_v1_agent_proto_msgTypes[20]
+	mi := &file_sanfran_agent_v1_agent_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1741,7 +1850,7 @@ func (x *FetchBundleRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FetchBundleRequest.ProtoReflect.Descriptor instead.
 func (*FetchBundleRequest) Descriptor() ([]byte, []int) {
-	return file_sanfran_agent_v1_agent_proto_rawDescGZIP(), []int{20}
+	return file_sanfran_agent_v1_agent_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *FetchBundleRequest) GetDigest() string {
@@ -1761,7 +1870,7 @@ type FetchBundleResponse struct {
 
 func (x *FetchBundleResponse) Reset() {
 	*x = FetchBundleResponse{}
-	mi := &file_sanfran_agent_v1_agent_proto_msgTypes[21]
+	mi := &file_sanfran_agent_v1_agent_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1773,7 +1882,7 @@ func (x *FetchBundleResponse) String() string {
 func (*FetchBundleResponse) ProtoMessage() {}
 
 func (x *FetchBundleResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sanfran_agent_v1_agent_proto_msgTypes[21]
+	mi := &file_sanfran_agent_v1_agent_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1786,7 +1895,7 @@ func (x *FetchBundleResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FetchBundleResponse.ProtoReflect.Descriptor instead.
 func (*FetchBundleResponse) Descriptor() ([]byte, []int) {
-	return file_sanfran_agent_v1_agent_proto_rawDescGZIP(), []int{21}
+	return file_sanfran_agent_v1_agent_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *FetchBundleResponse) GetData() []byte {
@@ -1800,22 +1909,27 @@ var File_sanfran_agent_v1_agent_proto protoreflect.FileDescriptor
 
 const file_sanfran_agent_v1_agent_proto_rawDesc = "" +
 	"\n" +
-	"\x1csanfran/agent/v1/agent.proto\x12\x10sanfran.agent.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xcb\x01\n" +
+	"\x1csanfran/agent/v1/agent.proto\x12\x10sanfran.agent.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x82\x02\n" +
 	"\x0eConnectRequest\x12/\n" +
 	"\x05hello\x18\x01 \x01(\v2\x17.sanfran.agent.v1.HelloH\x00R\x05hello\x12<\n" +
 	"\n" +
 	"pod_status\x18\x02 \x01(\v2\x1b.sanfran.agent.v1.PodStatusH\x00R\tpodStatus\x12?\n" +
 	"\vpool_status\x18\x03 \x01(\v2\x1c.sanfran.agent.v1.PoolStatusH\x00R\n" +
-	"poolStatusB\t\n" +
-	"\amessage\"\xad\x02\n" +
+	"poolStatus\x125\n" +
+	"\aleaving\x18\x04 \x01(\v2\x19.sanfran.agent.v1.LeavingH\x00R\aleavingB\t\n" +
+	"\amessage\"\t\n" +
+	"\aLeaving\"\xe7\x02\n" +
 	"\x0fConnectResponse\x12,\n" +
 	"\x04sync\x18\x01 \x01(\v2\x16.sanfran.agent.v1.SyncH\x00R\x04sync\x126\n" +
 	"\x06assign\x18\x02 \x01(\v2\x1c.sanfran.agent.v1.AssignmentH\x00R\x06assign\x12:\n" +
 	"\bwithdraw\x18\x03 \x01(\v2\x1c.sanfran.agent.v1.WithdrawalH\x00R\bwithdraw\x12?\n" +
 	"\vpool_target\x18\x04 \x01(\v2\x1c.sanfran.agent.v1.PoolTargetH\x00R\n" +
 	"poolTarget\x12,\n" +
-	"\x04dial\x18\x05 \x01(\v2\x16.sanfran.agent.v1.DialH\x00R\x04dialB\t\n" +
-	"\amessage\"#\n" +
+	"\x04dial\x18\x05 \x01(\v2\x16.sanfran.agent.v1.DialH\x00R\x04dial\x128\n" +
+	"\bfarewell\x18\x06 \x01(\v2\x1a.sanfran.agent.v1.FarewellH\x00R\bfarewellB\t\n" +
+	"\amessage\"\n" +
+	"\n" +
+	"\bFarewell\"#\n" +
 	"\x04Dial\x12\x1b\n" +
 	"\tstream_id\x18\x01 \x01(\tR\bstreamId\"A\n" +
 	"\x05Epoch\x12\x1e\n" +
@@ -1960,74 +2074,78 @@ func file_sanfran_agent_v1_agent_proto_rawDescGZIP() []byte {
 }
 
 var file_sanfran_agent_v1_agent_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_sanfran_agent_v1_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
+var file_sanfran_agent_v1_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 25)
 var file_sanfran_agent_v1_agent_proto_goTypes = []any{
 	(PodState)(0),                 // 0: sanfran.agent.v1.PodState
 	(*ConnectRequest)(nil),        // 1: sanfran.agent.v1.ConnectRequest
-	(*ConnectResponse)(nil),       // 2: sanfran.agent.v1.ConnectResponse
-	(*Dial)(nil),                  // 3: sanfran.agent.v1.Dial
-	(*Epoch)(nil),                 // 4: sanfran.agent.v1.Epoch
-	(*Hello)(nil),                 // 5: sanfran.agent.v1.Hello
-	(*Capacity)(nil),              // 6: sanfran.agent.v1.Capacity
-	(*Sync)(nil),                  // 7: sanfran.agent.v1.Sync
-	(*Assignment)(nil),            // 8: sanfran.agent.v1.Assignment
-	(*EnvVar)(nil),                // 9: sanfran.agent.v1.EnvVar
-	(*Resources)(nil),             // 10: sanfran.agent.v1.Resources
-	(*Dns)(nil),                   // 11: sanfran.agent.v1.Dns
-	(*Mount)(nil),                 // 12: sanfran.agent.v1.Mount
-	(*FileSet)(nil),               // 13: sanfran.agent.v1.FileSet
-	(*EmptyDir)(nil),              // 14: sanfran.agent.v1.EmptyDir
-	(*Withdrawal)(nil),            // 15: sanfran.agent.v1.Withdrawal
-	(*PodStatus)(nil),             // 16: sanfran.agent.v1.PodStatus
-	(*Termination)(nil),           // 17: sanfran.agent.v1.Termination
-	(*Instance)(nil),              // 18: sanfran.agent.v1.Instance
-	(*PoolTarget)(nil),            // 19: sanfran.agent.v1.PoolTarget
-	(*PoolStatus)(nil),            // 20: sanfran.agent.v1.PoolStatus
-	(*FetchBundleRequest)(nil),    // 21: sanfran.agent.v1.FetchBundleRequest
-	(*FetchBundleResponse)(nil),   // 22: sanfran.agent.v1.FetchBundleResponse
-	nil,                           // 23: sanfran.agent.v1.FileSet.FilesEntry
-	(*durationpb.Duration)(nil),   // 24: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil), // 25: google.protobuf.Timestamp
+	(*Leaving)(nil),               // 2: sanfran.agent.v1.Leaving
+	(*ConnectResponse)(nil),       // 3: sanfran.agent.v1.ConnectResponse
+	(*Farewell)(nil),              // 4: sanfran.agent.v1.Farewell
+	(*Dial)(nil),                  // 5: sanfran.agent.v1.Dial
+	(*Epoch)(nil),                 // 6: sanfran.agent.v1.Epoch
+	(*Hello)(nil),                 // 7: sanfran.agent.v1.Hello
+	(*Capacity)(nil),              // 8: sanfran.agent.v1.Capacity
+	(*Sync)(nil),                  // 9: sanfran.agent.v1.Sync
+	(*Assignment)(nil),            // 10: sanfran.agent.v1.Assignment
+	(*EnvVar)(nil),                // 11: sanfran.agent.v1.EnvVar
+	(*Resources)(nil),             // 12: sanfran.agent.v1.Resources
+	(*Dns)(nil),                   // 13: sanfran.agent.v1.Dns
+	(*Mount)(nil),                 // 14: sanfran.agent.v1.Mount
+	(*FileSet)(nil),               // 15: sanfran.agent.v1.FileSet
+	(*EmptyDir)(nil),              // 16: sanfran.agent.v1.EmptyDir
+	(*Withdrawal)(nil),            // 17: sanfran.agent.v1.Withdrawal
+	(*PodStatus)(nil),             // 18: sanfran.agent.v1.PodStatus
+	(*Termination)(nil),           // 19: sanfran.agent.v1.Termination
+	(*Instance)(nil),              // 20: sanfran.agent.v1.Instance
+	(*PoolTarget)(nil),            // 21: sanfran.agent.v1.PoolTarget
+	(*PoolStatus)(nil),            // 22: sanfran.agent.v1.PoolStatus
+	(*FetchBundleRequest)(nil),    // 23: sanfran.agent.v1.FetchBundleRequest
+	(*FetchBundleResponse)(nil),   // 24: sanfran.agent.v1.FetchBundleResponse
+	nil,                           // 25: sanfran.agent.v1.FileSet.FilesEntry
+	(*durationpb.Duration)(nil),   // 26: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil), // 27: google.protobuf.Timestamp
 }
 var file_sanfran_agent_v1_agent_proto_depIdxs = []int32{
-	5,  // 0: sanfran.agent.v1.ConnectRequest.hello:type_name -> sanfran.agent.v1.Hello
-	16, // 1: sanfran.agent.v1.ConnectRequest.pod_status:type_name -> sanfran.agent.v1.PodStatus
-	20, // 2: sanfran.agent.v1.ConnectRequest.pool_status:type_name -> sanfran.agent.v1.PoolStatus
-	7,  // 3: sanfran.agent.v1.ConnectResponse.sync:type_name -> sanfran.agent.v1.Sync
-	8,  // 4: sanfran.agent.v1.ConnectResponse.assign:type_name -> sanfran.agent.v1.Assignment
-	15, // 5: sanfran.agent.v1.ConnectResponse.withdraw:type_name -> sanfran.agent.v1.Withdrawal
-	19, // 6: sanfran.agent.v1.ConnectResponse.pool_target:type_name -> sanfran.agent.v1.PoolTarget
-	3,  // 7: sanfran.agent.v1.ConnectResponse.dial:type_name -> sanfran.agent.v1.Dial
-	6,  // 8: sanfran.agent.v1.Hello.capacity:type_name -> sanfran.agent.v1.Capacity
-	16, // 9: sanfran.agent.v1.Hello.pods:type_name -> sanfran.agent.v1.PodStatus
-	8,  // 10: sanfran.agent.v1.Sync.assignments:type_name -> sanfran.agent.v1.Assignment
-	4,  // 11: sanfran.agent.v1.Assignment.epoch:type_name -> sanfran.agent.v1.Epoch
-	12, // 12: sanfran.agent.v1.Assignment.mounts:type_name -> sanfran.agent.v1.Mount
-	9,  // 13: sanfran.agent.v1.Assignment.env:type_name -> sanfran.agent.v1.EnvVar
-	10, // 14: sanfran.agent.v1.Assignment.resources:type_name -> sanfran.agent.v1.Resources
-	24, // 15: sanfran.agent.v1.Assignment.idle_timeout:type_name -> google.protobuf.Duration
-	11, // 16: sanfran.agent.v1.Assignment.dns:type_name -> sanfran.agent.v1.Dns
-	13, // 17: sanfran.agent.v1.Mount.files:type_name -> sanfran.agent.v1.FileSet
-	14, // 18: sanfran.agent.v1.Mount.empty_dir:type_name -> sanfran.agent.v1.EmptyDir
-	23, // 19: sanfran.agent.v1.FileSet.files:type_name -> sanfran.agent.v1.FileSet.FilesEntry
-	4,  // 20: sanfran.agent.v1.Withdrawal.epoch:type_name -> sanfran.agent.v1.Epoch
-	24, // 21: sanfran.agent.v1.Withdrawal.grace_period:type_name -> google.protobuf.Duration
-	4,  // 22: sanfran.agent.v1.PodStatus.epoch:type_name -> sanfran.agent.v1.Epoch
-	0,  // 23: sanfran.agent.v1.PodStatus.state:type_name -> sanfran.agent.v1.PodState
-	18, // 24: sanfran.agent.v1.PodStatus.instance:type_name -> sanfran.agent.v1.Instance
-	25, // 25: sanfran.agent.v1.PodStatus.started_at:type_name -> google.protobuf.Timestamp
-	17, // 26: sanfran.agent.v1.PodStatus.last_termination:type_name -> sanfran.agent.v1.Termination
-	25, // 27: sanfran.agent.v1.Termination.started_at:type_name -> google.protobuf.Timestamp
-	25, // 28: sanfran.agent.v1.Termination.finished_at:type_name -> google.protobuf.Timestamp
-	1,  // 29: sanfran.agent.v1.AgentService.Connect:input_type -> sanfran.agent.v1.ConnectRequest
-	21, // 30: sanfran.agent.v1.AgentService.FetchBundle:input_type -> sanfran.agent.v1.FetchBundleRequest
-	2,  // 31: sanfran.agent.v1.AgentService.Connect:output_type -> sanfran.agent.v1.ConnectResponse
-	22, // 32: sanfran.agent.v1.AgentService.FetchBundle:output_type -> sanfran.agent.v1.FetchBundleResponse
-	31, // [31:33] is the sub-list for method output_type
-	29, // [29:31] is the sub-list for method input_type
-	29, // [29:29] is the sub-list for extension type_name
-	29, // [29:29] is the sub-list for extension extendee
-	0,  // [0:29] is the sub-list for field type_name
+	7,  // 0: sanfran.agent.v1.ConnectRequest.hello:type_name -> sanfran.agent.v1.Hello
+	18, // 1: sanfran.agent.v1.ConnectRequest.pod_status:type_name -> sanfran.agent.v1.PodStatus
+	22, // 2: sanfran.agent.v1.ConnectRequest.pool_status:type_name -> sanfran.agent.v1.PoolStatus
+	2,  // 3: sanfran.agent.v1.ConnectRequest.leaving:type_name -> sanfran.agent.v1.Leaving
+	9,  // 4: sanfran.agent.v1.ConnectResponse.sync:type_name -> sanfran.agent.v1.Sync
+	10, // 5: sanfran.agent.v1.ConnectResponse.assign:type_name -> sanfran.agent.v1.Assignment
+	17, // 6: sanfran.agent.v1.ConnectResponse.withdraw:type_name -> sanfran.agent.v1.Withdrawal
+	21, // 7: sanfran.agent.v1.ConnectResponse.pool_target:type_name -> sanfran.agent.v1.PoolTarget
+	5,  // 8: sanfran.agent.v1.ConnectResponse.dial:type_name -> sanfran.agent.v1.Dial
+	4,  // 9: sanfran.agent.v1.ConnectResponse.farewell:type_name -> sanfran.agent.v1.Farewell
+	8,  // 10: sanfran.agent.v1.Hello.capacity:type_name -> sanfran.agent.v1.Capacity
+	18, // 11: sanfran.agent.v1.Hello.pods:type_name -> sanfran.agent.v1.PodStatus
+	10, // 12: sanfran.agent.v1.Sync.assignments:type_name -> sanfran.agent.v1.Assignment
+	6,  // 13: sanfran.agent.v1.Assignment.epoch:type_name -> sanfran.agent.v1.Epoch
+	14, // 14: sanfran.agent.v1.Assignment.mounts:type_name -> sanfran.agent.v1.Mount
+	11, // 15: sanfran.agent.v1.Assignment.env:type_name -> sanfran.agent.v1.EnvVar
+	12, // 16: sanfran.agent.v1.Assignment.resources:type_name -> sanfran.agent.v1.Resources
+	26, // 17: sanfran.agent.v1.Assignment.idle_timeout:type_name -> google.protobuf.Duration
+	13, // 18: sanfran.agent.v1.Assignment.dns:type_name -> sanfran.agent.v1.Dns
+	15, // 19: sanfran.agent.v1.Mount.files:type_name -> sanfran.agent.v1.FileSet
+	16, // 20: sanfran.agent.v1.Mount.empty_dir:type_name -> sanfran.agent.v1.EmptyDir
+	25, // 21: sanfran.agent.v1.FileSet.files:type_name -> sanfran.agent.v1.FileSet.FilesEntry
+	6,  // 22: sanfran.agent.v1.Withdrawal.epoch:type_name -> sanfran.agent.v1.Epoch
+	26, // 23: sanfran.agent.v1.Withdrawal.grace_period:type_name -> google.protobuf.Duration
+	6,  // 24: sanfran.agent.v1.PodStatus.epoch:type_name -> sanfran.agent.v1.Epoch
+	0,  // 25: sanfran.agent.v1.PodStatus.state:type_name -> sanfran.agent.v1.PodState
+	20, // 26: sanfran.agent.v1.PodStatus.instance:type_name -> sanfran.agent.v1.Instance
+	27, // 27: sanfran.agent.v1.PodStatus.started_at:type_name -> google.protobuf.Timestamp
+	19, // 28: sanfran.agent.v1.PodStatus.last_termination:type_name -> sanfran.agent.v1.Termination
+	27, // 29: sanfran.agent.v1.Termination.started_at:type_name -> google.protobuf.Timestamp
+	27, // 30: sanfran.agent.v1.Termination.finished_at:type_name -> google.protobuf.Timestamp
+	1,  // 31: sanfran.agent.v1.AgentService.Connect:input_type -> sanfran.agent.v1.ConnectRequest
+	23, // 32: sanfran.agent.v1.AgentService.FetchBundle:input_type -> sanfran.agent.v1.FetchBundleRequest
+	3,  // 33: sanfran.agent.v1.AgentService.Connect:output_type -> sanfran.agent.v1.ConnectResponse
+	24, // 34: sanfran.agent.v1.AgentService.FetchBundle:output_type -> sanfran.agent.v1.FetchBundleResponse
+	33, // [33:35] is the sub-list for method output_type
+	31, // [31:33] is the sub-list for method input_type
+	31, // [31:31] is the sub-list for extension type_name
+	31, // [31:31] is the sub-list for extension extendee
+	0,  // [0:31] is the sub-list for field type_name
 }
 
 func init() { file_sanfran_agent_v1_agent_proto_init() }
@@ -2039,15 +2157,17 @@ func file_sanfran_agent_v1_agent_proto_init() {
 		(*ConnectRequest_Hello)(nil),
 		(*ConnectRequest_PodStatus)(nil),
 		(*ConnectRequest_PoolStatus)(nil),
+		(*ConnectRequest_Leaving)(nil),
 	}
-	file_sanfran_agent_v1_agent_proto_msgTypes[1].OneofWrappers = []any{
+	file_sanfran_agent_v1_agent_proto_msgTypes[2].OneofWrappers = []any{
 		(*ConnectResponse_Sync)(nil),
 		(*ConnectResponse_Assign)(nil),
 		(*ConnectResponse_Withdraw)(nil),
 		(*ConnectResponse_PoolTarget)(nil),
 		(*ConnectResponse_Dial)(nil),
+		(*ConnectResponse_Farewell)(nil),
 	}
-	file_sanfran_agent_v1_agent_proto_msgTypes[11].OneofWrappers = []any{
+	file_sanfran_agent_v1_agent_proto_msgTypes[13].OneofWrappers = []any{
 		(*Mount_Bundle)(nil),
 		(*Mount_Files)(nil),
 		(*Mount_EmptyDir)(nil),
@@ -2058,7 +2178,7 @@ func file_sanfran_agent_v1_agent_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sanfran_agent_v1_agent_proto_rawDesc), len(file_sanfran_agent_v1_agent_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   23,
+			NumMessages:   25,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
