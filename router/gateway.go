@@ -2,10 +2,12 @@ package router
 
 import (
 	"bufio"
+	"context"
 	"fmt"
 	"log/slog"
 	"net"
 	"net/http"
+	"sync/atomic"
 	"time"
 )
 
@@ -20,20 +22,29 @@ type GatewayConfig struct {
 	Forwarder *Forwarder
 	// DefaultNamespace is the namespace of /fn/<name>. Default "default".
 	DefaultNamespace string
-	Metrics          *Metrics
-	Log              *slog.Logger
+	// AwayWait is how long a request waits for the home agent of a Ready pod that
+	// cannot be reached. Default 10 s: longer than an agent takes to be
+	// replaced on its node, or its pods to get another home.
+	AwayWait time.Duration
+	Metrics  *Metrics
+	Log      *slog.Logger
 }
 
 // Gateway serves /fn/<name>[/path] and /ns/<namespace>/fn/<name>[/path]. It
 // implements http.Handler and is safe for concurrent use.
 type Gateway struct {
 	cfg GatewayConfig
+	// away counts requests that wait for home agents that cannot be reached.
+	away atomic.Int64
 }
 
 // NewGateway returns a Gateway.
 func NewGateway(cfg GatewayConfig) *Gateway {
 	if cfg.DefaultNamespace == "" {
 		cfg.DefaultNamespace = "default"
+	}
+	if cfg.AwayWait == 0 {
+		cfg.AwayWait = 10 * time.Second
 	}
 	if cfg.Log == nil {
 		cfg.Log = slog.Default()
@@ -71,38 +82,20 @@ func (g *Gateway) serve(w http.ResponseWriter, r *http.Request) (cold bool) {
 		return false
 	}
 	x := g.cfg.Forwarder.Begin(w, r, ExchangeOptions{Path: to.path, Prefix: to.prefix, Edge: true})
-	// An instance that refuses is passed over for its pod's home agent; a home
-	// agent that fails, for another pod.
-	refusedBy := make(map[string]bool, 0) // leases
-	gone := make(map[string]bool, 0)      // pods
-	for range maxAttempts {
-		next, ok := function.choose(func(p *Pod) bool { return !p.Exposed || gone[p.UID] })
-		if !ok {
+	t := &tries{function: function, refusedBy: make(map[string]bool, 0)}
+	var awaySince time.Time
+	for pause := awayPauseFirst; ; pause = min(2*pause, awayPauseLast) {
+		if g.try(x, to.function, t) {
+			return t.cold
+		}
+		if awaySince.IsZero() && t.away {
+			awaySince = time.Now()
+		}
+		if awaySince.IsZero() || time.Since(awaySince) >= g.cfg.AwayWait || !g.pause(r.Context(), pause) {
 			break
 		}
-		viaHome := next.instance == nil || refusedBy[next.instance.Lease]
-		cold = cold || viaHome
-		switch outcome := g.try(x, next, viaHome); outcome {
-		case Answered:
-			return cold
-		case Spent:
-			WriteProblem(w, r, Problem{
-				Status:     http.StatusServiceUnavailable,
-				Code:       "BodyNotRepeatable",
-				Message:    fmt.Sprintf("the function's container went away while the request's body was being sent, and more than %d KiB of it were gone already; no function code saw the request, send it again", replayLimit>>10),
-				RetryAfter: time.Second,
-			})
-			return cold
-		default:
-			g.cfg.Metrics.retried(outcome)
-			if viaHome {
-				gone[next.pod.UID] = true
-			} else {
-				refusedBy[next.instance.Lease] = true
-			}
-			if current := g.exposed(to.function); current != nil {
-				function = current
-			}
+		if t.function = g.exposed(to.function); t.function == nil {
+			break // deleted meanwhile
 		}
 	}
 	WriteProblem(w, r, Problem{
@@ -111,7 +104,87 @@ func (g *Gateway) serve(w http.ResponseWriter, r *http.Request) (cold bool) {
 		Message:    fmt.Sprintf("no pod of function %s takes requests now; see kubectl describe pod -n %s for the reason", to.function, to.function.Namespace),
 		RetryAfter: time.Second,
 	})
-	return cold
+	return t.cold
+}
+
+const (
+	// awayPauseFirst and awayPauseLast are between tries to reach a home agent that
+	// is away, as during its update on the only node.
+	awayPauseFirst, awayPauseLast = 50 * time.Millisecond, 500 * time.Millisecond
+	// maxAway is how many requests wait for home agents at once: each is a
+	// connection and some ten KiB of memory.
+	maxAway = 2000
+)
+
+// pause waits before the next try. It reports false if the client is gone, or if
+// too many requests wait.
+func (g *Gateway) pause(ctx context.Context, d time.Duration) bool {
+	defer g.away.Add(-1)
+	if g.away.Add(1) > maxAway {
+		return false
+	}
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// tries is what is known of one request's attempts.
+type tries struct {
+	// function is the newest that is known.
+	function *Function
+	// refusedBy are leases: an instance that refuses is passed over for its pod's
+	// home agent.
+	refusedBy map[string]bool
+	// cold: a home agent was asked; away: one could not be reached.
+	cold, away bool
+}
+
+// homed is a pod at one of its homes.
+type homed struct{ podUID, address string }
+
+// try makes up to maxAttempts attempts. It reports whether the request is
+// answered; otherwise no function code has seen it.
+func (g *Gateway) try(x *Exchange, key FunctionKey, t *tries) bool {
+	// A home agent that fails is passed over for another pod. A pod that has moved
+	// meanwhile has another.
+	gone := make(map[homed]bool, 0)
+	for range maxAttempts {
+		next, ok := t.function.choose(func(p *Pod) bool { return !p.Exposed || gone[homed{p.UID, p.HomeAddress}] })
+		if !ok {
+			return false
+		}
+		viaHome := next.instance == nil || t.refusedBy[next.instance.Lease]
+		t.cold = t.cold || viaHome
+		switch outcome := g.attempt(x, next, viaHome); outcome {
+		case Answered:
+			return true
+		case Spent:
+			WriteProblem(x.w, x.r, Problem{
+				Status:     http.StatusServiceUnavailable,
+				Code:       "BodyNotRepeatable",
+				Message:    fmt.Sprintf("the function's container went away while the request's body was being sent, and more than %d KiB of it were gone already; no function code saw the request, send it again", replayLimit>>10),
+				RetryAfter: time.Second,
+			})
+			return true
+		default:
+			g.cfg.Metrics.retried(outcome)
+			if viaHome {
+				gone[homed{next.pod.UID, next.pod.HomeAddress}] = true
+				t.away = t.away || outcome == NotDelivered
+			} else {
+				t.refusedBy[next.instance.Lease] = true
+			}
+			if current := g.exposed(key); current != nil {
+				t.function = current
+			}
+		}
+	}
+	return false
 }
 
 // exposed returns the function if the gateway may serve any pod of it.
@@ -128,7 +201,7 @@ func (g *Gateway) exposed(key FunctionKey) *Function {
 	return nil
 }
 
-func (g *Gateway) try(x *Exchange, to choice, viaHome bool) Outcome {
+func (g *Gateway) attempt(x *Exchange, to choice, viaHome bool) Outcome {
 	if viaHome {
 		return x.Try(Upstream{Address: to.pod.HomeAddress, Pod: to.pod.UID, Revision: to.pod.Revision, Nonce: AgentNonce})
 	}

@@ -7,9 +7,11 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"runtime"
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"go.uber.org/goleak"
 
@@ -230,6 +232,74 @@ func TestI4NothingIsSentTwice(t *testing.T) {
 				<-served
 			})
 		}
+	}
+}
+
+// While a pod is handed over its home agent may let go of a request that waited
+// for it: the next home, which the routes name by now, gets it.
+func TestGatewayFollowsAPodToItsNextHome(t *testing.T) {
+	table := NewTable()
+	forwarder := NewForwarder(ForwarderConfig{})
+	t.Cleanup(forwarder.Close)
+	next := newBackend(t, echo)
+	former := newBackend(t, func(b *backend, w http.ResponseWriter, r *http.Request) {
+		mustApply(t, table, snapshotOf(parkedRoute(next.address())))
+		refuse(AgentNonce)(b, w, r)
+	})
+	mustApply(t, table, snapshotOf(parkedRoute(former.address())))
+	gateway := NewGateway(GatewayConfig{Table: table, Forwarder: forwarder})
+	status, body, _ := call(t, gateway, httptest.NewRequest("POST", "/fn/hello", strings.NewReader("whole")))
+	if want := "POST / lease= pod=a body=whole"; status != 200 || body != want {
+		t.Errorf("got %d %q, want 200 %q", status, body, want)
+	}
+}
+
+// A request waits while the only home agent is replaced, and is sent once.
+func TestGatewayWaitsForAHomeAgentThatIsAway(t *testing.T) {
+	reserved, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	address := reserved.Addr().String()
+	reserved.Close()
+	gateway := newGateway(t, warmRoute(address, address)).(*Gateway)
+	home := &backend{}
+	home.Server = httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { echo(home, w, r) }))
+	go func() {
+		for gateway.away.Load() == 0 {
+			runtime.Gosched()
+		}
+		home.Listener.Close()
+		if home.Listener, err = net.Listen("tcp", address); err == nil {
+			home.Start()
+		}
+	}()
+	status, body, _ := call(t, gateway, httptest.NewRequest("POST", "/fn/hello", strings.NewReader("whole")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer home.Close()
+	if status != 200 || !strings.HasSuffix(body, "body=whole") || home.executed.Load() != 1 {
+		t.Errorf("got %d %q, executed %d times", status, body, home.executed.Load())
+	}
+	if n := gateway.away.Load(); n != 0 {
+		t.Errorf("%d requests wait", n)
+	}
+}
+
+func TestGatewayDoesNotWaitForEver(t *testing.T) {
+	table := NewTable()
+	mustApply(t, table, snapshotOf(parkedRoute("127.0.0.1:1")))
+	forwarder := NewForwarder(ForwarderConfig{})
+	t.Cleanup(forwarder.Close)
+	gateway := NewGateway(GatewayConfig{Table: table, Forwarder: forwarder, AwayWait: 100 * time.Millisecond})
+	if status, body, _ := call(t, gateway, httptest.NewRequest("GET", "/fn/hello", nil)); status != 503 || !strings.Contains(body, "NoInstance") {
+		t.Errorf("got %d %q", status, body)
+	}
+	gateway.cfg.AwayWait = time.Hour
+	gateway.away.Store(maxAway)
+	if status, body, _ := call(t, gateway, httptest.NewRequest("GET", "/fn/hello", nil)); status != 503 || !strings.Contains(body, "NoInstance") {
+		t.Errorf("with too many that wait: got %d %q", status, body)
 	}
 }
 
