@@ -59,6 +59,7 @@ type Agent struct {
 	outbox     *outbox
 	snapshot   *snapshot
 	quarantine *quarantine
+	leaving    *leaving
 	// asking holds a place for each stuck function that is asked where it is.
 	asking  chan struct{}
 	orphans *orphans
@@ -77,7 +78,7 @@ func New(cfg Config, conn Conn) (*Agent, error) {
 	}
 	a := &Agent{
 		cfg: cfg, log: cfg.Log, conn: conn,
-		routes: router.NewTable(), outbox: newOutbox(), snapshot: newSnapshot(cfg), quarantine: newQuarantine(cfg.PortRest, quarantineSize), orphans: newOrphans(cfg.Log), asking: make(chan struct{}, asksAtOnce), metrics: newMetrics(),
+		routes: router.NewTable(), outbox: newOutbox(), snapshot: newSnapshot(cfg), quarantine: newQuarantine(cfg.PortRest, quarantineSize), leaving: newLeaving(), orphans: newOrphans(cfg.Log), asking: make(chan struct{}, asksAtOnce), metrics: newMetrics(),
 	}
 	a.ctx, a.cancel = context.WithCancel(context.Background())
 	a.forwarder = router.NewForwarder(router.ForwarderConfig{Log: cfg.Log})
@@ -194,12 +195,13 @@ func (a *Agent) serve(ctx context.Context, edge *controlPlane, data, pod net.Lis
 	}
 	a.notReady("it is stopping")
 	a.log.Info("the agent stops", "err", err)
+	kept := err == nil && a.handOver()
 	// Pods serve what has begun; then they go, and the control plane hears of
 	// it while there is a stream.
 	err = errors.Join(err, a.shutdown(servers))
 	serving.Wait()
 	a.snapshot.save(a)
-	a.pods.close(a.cfg.StopGrace)
+	a.pods.close(a.cfg.StopGrace, kept)
 	// Containers that drain by a longer grace, be it a deleted pod's own, have
 	// had their time too: whoever stops the agent does not wait for them.
 	overdue := time.AfterFunc(a.cfg.StopGrace+stopMargin, a.cancel)

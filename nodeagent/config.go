@@ -86,7 +86,11 @@ type Config struct {
 	// DrainGrace is how long requests in flight may go on when a container is
 	// taken out of service by the agent's own decision (default 30 s).
 	DrainGrace time.Duration
-	// StopGrace is how long they may when the agent stops (default 20 s).
+	// HandoverGrace is how long a stopping agent waits at the most for others to
+	// take its pods, which it serves meanwhile (default 20 s).
+	HandoverGrace time.Duration
+	// StopGrace is how long requests in flight may go on when the agent stops
+	// after that (default 20 s).
 	StopGrace time.Duration
 	// RouteSettle is how long a container that has finished its work goes on
 	// refusing requests before it is destroyed (default 1 s): longer than a
@@ -131,6 +135,7 @@ func (c Config) withDefaults() Config {
 	setIfZero(&c.QueueLength, 1000)
 	setIfZero(&c.QueueTimeout, 30*time.Second)
 	setIfZero(&c.DrainGrace, 30*time.Second)
+	setIfZero(&c.HandoverGrace, 20*time.Second)
 	setIfZero(&c.StopGrace, 20*time.Second)
 	setIfZero(&c.RouteSettle, time.Second)
 	setIfZero(&c.PortRest, 10*time.Minute)

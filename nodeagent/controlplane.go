@@ -85,6 +85,7 @@ func (c *controlPlane) session(ctx context.Context) (received bool, err error) {
 	}
 	c.agent.outbox.connect()
 	defer c.agent.outbox.disconnect()
+	defer c.agent.leaving.disconnected()
 	ended := make(chan error, 1)
 	go func() { ended <- c.receive(stream, &received) }()
 	err = c.send(ctx, stream, ended)
@@ -108,6 +109,7 @@ func (c *controlPlane) send(ctx context.Context, stream agentv1.AgentService_Con
 	ticker := time.NewTicker(poolReportEvery)
 	defer ticker.Stop()
 	reported := map[string]PoolStatus{}
+	leave := c.agent.leaving.begun
 	for {
 		var messages []*agentv1.ConnectRequest
 		select {
@@ -120,6 +122,9 @@ func (c *controlPlane) send(ctx context.Context, stream agentv1.AgentService_Con
 			for _, s := range c.agent.outbox.take() {
 				messages = append(messages, &agentv1.ConnectRequest{Message: &agentv1.ConnectRequest_PodStatus{PodStatus: podStatus(s)}})
 			}
+		case <-leave:
+			leave = nil // once on each stream
+			messages = append(messages, &agentv1.ConnectRequest{Message: &agentv1.ConnectRequest_Leaving{Leaving: &agentv1.Leaving{}}})
 		case <-ticker.C:
 		}
 		for _, s := range c.agent.warmers.Status() {
@@ -161,6 +166,7 @@ func (c *controlPlane) receive(stream agentv1.AgentService_ConnectClient, receiv
 		if !*received {
 			*received = true
 			c.agent.metrics.connected.Set(1)
+			c.agent.leaving.connected()
 			c.agent.log.Info("connected to the control plane")
 		}
 		if err := c.apply(response); err != nil {
@@ -200,6 +206,8 @@ func (c *controlPlane) apply(response *agentv1.ConnectResponse) error {
 		if err := c.agent.pods.withdraw(w.GetPodUid(), epochOf(w.GetEpoch()), grace); err != nil {
 			log.Warn("a withdrawal", "pod", w.GetPodUid(), "err", err)
 		}
+	case *agentv1.ConnectResponse_Farewell:
+		c.agent.leaving.dismissed()
 	case *agentv1.ConnectResponse_Dial:
 		c.streams.dialed(m.Dial.GetStreamId())
 	case *agentv1.ConnectResponse_PoolTarget:

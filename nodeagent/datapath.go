@@ -31,7 +31,7 @@ func (a *Agent) serveData(w http.ResponseWriter, r *http.Request) {
 		refuse(w)
 		return
 	}
-	a.servePod(w, r, p, refuse)
+	a.servePod(w, r, p, func(*router.Exchange) { refuse(w) })
 }
 
 // refuse tells a router that this agent is not home to the pod.
@@ -53,11 +53,18 @@ func (a *Agent) serveAddress(w http.ResponseWriter, r *http.Request) {
 		if r.Header.Get("Upgrade") == "" {
 			w.Header().Set("Connection", "close")
 		}
-		a.servePod(w, r, p, func(w http.ResponseWriter) { a.unavailable(w, r, errWithdrawn) })
+		a.servePod(w, r, p, func(exchange *router.Exchange) {
+			// It may have been handed over to another agent while the request waited.
+			if route := a.routes.Address(addr); route != nil && route.UID == p.spec.PodUID && route.HomeAddress != a.cfg.dataAddress() {
+				a.serveRemote(w, r, exchange, route)
+				return
+			}
+			a.unavailable(w, r, errWithdrawn)
+		})
 		return
 	}
 	if route := a.routes.Address(addr); route != nil {
-		a.serveRemote(w, r, route)
+		a.serveRemote(w, r, a.forwarder.Begin(w, r, router.ExchangeOptions{}), route)
 		return
 	}
 	w.Header().Set("Connection", "close")
@@ -86,15 +93,20 @@ const deliveries = 3
 
 // servePod brings a request to a pod of this agent. withdrawn answers it if the
 // pod is not here any more.
-func (a *Agent) servePod(w http.ResponseWriter, r *http.Request, p *pod, withdrawn func(http.ResponseWriter)) {
+func (a *Agent) servePod(w http.ResponseWriter, r *http.Request, p *pod, withdrawn func(*router.Exchange)) {
 	a.metrics.requests.Inc()
-	var inst *instance
-	exchange := a.forwarder.Begin(w, r, router.ExchangeOptions{Explain: func(ctx context.Context) *router.Problem { return inst.explain(ctx) }})
+	var inst *instance // nil: none of this agent's
+	exchange := a.forwarder.Begin(w, r, router.ExchangeOptions{Explain: func(ctx context.Context) *router.Problem {
+		if inst == nil {
+			return nil
+		}
+		return inst.explain(ctx)
+	}})
 	for range deliveries {
 		var err error
 		inst, err = p.lease(r.Context())
 		if errors.Is(err, errWithdrawn) {
-			withdrawn(w)
+			withdrawn(exchange)
 			return
 		}
 		if err != nil {
@@ -169,8 +181,7 @@ func (p *pod) lost(ctx context.Context, i *instance) {
 
 // serveRemote brings a request to a pod of another agent: to a container of it
 // that is known to serve, else to its home agent.
-func (a *Agent) serveRemote(w http.ResponseWriter, r *http.Request, route *router.Pod) {
-	exchange := a.forwarder.Begin(w, r, router.ExchangeOptions{})
+func (a *Agent) serveRemote(w http.ResponseWriter, r *http.Request, exchange *router.Exchange, route *router.Pod) {
 	// One container is enough to ask; its home agent knows the others.
 	if len(route.Instances) > 0 {
 		instance := route.Instances[0]

@@ -48,7 +48,11 @@ type fakeControlPlane struct {
 	hellos     []*agentv1.Hello
 	statuses   []*agentv1.PodStatus
 	pools      map[string]*agentv1.PoolStatus
-	changed    chan struct{} // closed and replaced with every change
+	// leaving counts what was said of leaving. It is answered with a farewell, if
+	// taker does not say that somebody takes the pods.
+	leaving int
+	taker   bool
+	changed chan struct{} // closed and replaced with every change
 	// say is what goes to the agent's stream; routes to its watch.
 	say    chan *agentv1.ConnectResponse
 	routes chan *routesv1.WatchResponse
@@ -120,6 +124,11 @@ func (cp *fakeControlPlane) Connect(stream agentv1.AgentService_ConnectServer) e
 					cp.statuses = append(cp.statuses, m.GetPodStatus())
 				case m.GetPoolStatus() != nil:
 					cp.pools[m.GetPoolStatus().GetRuntime()] = m.GetPoolStatus()
+				case m.GetLeaving() != nil:
+					cp.leaving++
+					if !cp.taker {
+						cp.farewell()
+					}
 				}
 			})
 		}
@@ -234,6 +243,10 @@ func (cp *fakeControlPlane) assign(a *agentv1.Assignment) {
 func (cp *fakeControlPlane) withdraw(a *agentv1.Assignment, grace time.Duration) {
 	cp.say <- &agentv1.ConnectResponse{Message: &agentv1.ConnectResponse_Withdraw{Withdraw: &agentv1.Withdrawal{
 		PodUid: a.GetPodUid(), Epoch: a.GetEpoch(), GracePeriod: durationpb.New(grace)}}}
+}
+
+func (cp *fakeControlPlane) farewell() {
+	cp.say <- &agentv1.ConnectResponse{Message: &agentv1.ConnectResponse_Farewell{Farewell: &agentv1.Farewell{}}}
 }
 
 // disconnect ends the agent's stream; the next one begins with assignments.

@@ -26,8 +26,10 @@ type pods struct {
 	byUID      map[string]*pod
 	tombstones map[string]tombstone
 	// made counts pods, so that a pod that comes back has a folder of its own.
-	made   int
-	closed bool
+	made int
+	// closed: the agent ends; kept: and the control plane keeps its pods for the
+	// next.
+	closed, kept bool
 	// generation is of the newest control plane heard: none before it is obeyed
 	// (invariant I7).
 	generation uint64
@@ -201,13 +203,13 @@ func (ps *pods) bury(uid string, e Epoch) {
 func (ps *pods) end(p *pod, grace time.Duration) {
 	p.withdraw(grace)
 	ps.agent.addresses.release(p)
-	endLog := p.log.Remove
+	endLog, silent := p.log.Remove, ps.kept
 	if ps.closed { // the next agent goes on with it
 		endLog = func() error { p.log.Close(); return nil }
 	}
 	ps.agent.tasks.start(func() {
 		p.gone()
-		if ps.get(p.spec.PodUID) == nil {
+		if !silent && ps.get(p.spec.PodUID) == nil {
 			ps.agent.outbox.tell(p.status())
 		}
 		if err := errors.Join(p.clear(), endLog()); err != nil {
@@ -217,11 +219,12 @@ func (ps *pods) end(p *pod, grace time.Duration) {
 }
 
 // close withdraws every pod; none is taken on any more. They stay in the
-// snapshot: whoever starts next without a control plane goes on with them.
-func (ps *pods) close(grace time.Duration) {
+// snapshot: whoever starts next without a control plane goes on with them. If the
+// control plane keeps them for the next agent it is not told that they are gone.
+func (ps *pods) close(grace time.Duration, kept bool) {
 	ps.mu.Lock()
 	defer ps.mu.Unlock()
-	ps.closed = true
+	ps.closed, ps.kept = true, kept
 	for uid, p := range ps.byUID {
 		delete(ps.byUID, uid)
 		ps.end(p, grace)

@@ -109,7 +109,7 @@ func (o *agentOptions) run(ctx context.Context) (err error) {
 	return process.Run(ctx, log, nil,
 		process.Group{Name: "health", Parts: []process.Part{process.ServeHTTP("health", health, agent.Handler(), time.Second)}},
 		process.Group{Name: "identity", Parts: []process.Part{control.Identity}},
-		process.Group{Name: "agent", StopWithin: 55 * time.Second, Parts: []process.Part{{Name: "agent", Run: agent.Run}}},
+		process.Group{Name: "agent", StopWithin: 75 * time.Second, Parts: []process.Part{{Name: "agent", Run: agent.Run}}},
 	)
 }
 
