@@ -106,9 +106,9 @@ type Session struct {
 type farewell int
 
 const (
-	unsaid farewell = iota
-	due
-	said
+	farewellUnsaid farewell = iota
+	farewellDue
+	farewellSaid
 )
 
 // Wake receives when Take has something to return.
@@ -291,8 +291,8 @@ func (b *Books) Take(s *Session) []*agentv1.ConnectResponse {
 	for _, d := range s.dials {
 		messages = append(messages, &agentv1.ConnectResponse{Message: &agentv1.ConnectResponse_Dial{Dial: d}})
 	}
-	if s.farewell == due { // after the withdrawals that it is about
-		s.farewell = said
+	if s.farewell == farewellDue { // after the withdrawals that it is about
+		s.farewell = farewellSaid
 		messages = append(messages, &agentv1.ConnectResponse{Message: &agentv1.ConnectResponse_Farewell{Farewell: &agentv1.Farewell{}}})
 	}
 	s.queue, s.dials = nil, nil

@@ -64,7 +64,7 @@ func (b *Books) handOverAll(now time.Time) {
 // handOver takes the next steps for the pods of an agent that leaves.
 func (b *Books) handOver(a *agent, now time.Time) {
 	s := a.session
-	if s == nil || !s.synced || s.farewell != unsaid || !isClosed(b.settled) {
+	if s == nil || !s.synced || s.farewell != farewellUnsaid || !isClosed(b.settled) {
 		return
 	}
 	onTheWay := 0
@@ -87,7 +87,7 @@ func (b *Books) handOver(a *agent, now time.Time) {
 		}
 	}
 	if len(a.formers) == 0 {
-		s.farewell = due
+		s.farewell = farewellDue
 		wake(s.wake)
 	}
 }
@@ -99,6 +99,14 @@ func (b *Books) move(p *pod) bool {
 		return false
 	}
 	from := p.node
+	if p.former != nil && !p.former.taken {
+		// Another agent that leaves still serves it; this one never has.
+		p.former.next = nil
+		b.renew(p, to)
+		b.stray(from, p)
+		return true
+	}
+	b.withdrawFormer(p)
 	if isReady(p.status) {
 		p.former = &former{node: from, epoch: p.epoch}
 		b.agents[from].formers[p.uid()] = p

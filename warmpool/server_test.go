@@ -246,6 +246,10 @@ func TestOnePodsLife(t *testing.T) {
 	if c, _ := r.pool.Capacity(); c.GetMilliCpu() != 500 || c.GetPods() != 10 {
 		t.Errorf("capacity %v", c)
 	}
+	say(t, agent, &agentv1.ConnectRequest{Message: &agentv1.ConnectRequest_Leaving{Leaving: &agentv1.Leaving{}}})
+	if m := hear(t, agent); m.GetFarewell() == nil {
+		t.Errorf("a leaving agent without pods hears %v, want the farewell", m)
+	}
 	registry := prometheus.NewPedanticRegistry()
 	registry.MustRegister(r.pool)
 	if families, err := registry.Gather(); err != nil || len(families) == 0 {
