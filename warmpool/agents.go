@@ -25,6 +25,7 @@ type agent struct {
 	pods    map[string]*pod
 	formers map[string]*pod                // pods that it serves until their new home does
 	size    int                            // of the pods' assignments, in bytes
+	bundles map[string]int                 // how often the pods name each
 	pools   map[string]*agentv1.PoolStatus // by runtime
 	// promised counts pods given to the agent since its last PoolStatus that
 	// will take a warm container.
@@ -35,7 +36,7 @@ type agent struct {
 
 func newAgent(node string) *agent {
 	return &agent{
-		node: node, pods: make(map[string]*pod), formers: make(map[string]*pod), pools: make(map[string]*agentv1.PoolStatus),
+		node: node, pods: make(map[string]*pod), formers: make(map[string]*pod), bundles: make(map[string]int), pools: make(map[string]*agentv1.PoolStatus),
 		promised: make(map[string]int), arrivals: make(map[string]*arrivals), targets: make(map[string]int),
 	}
 }
@@ -58,12 +59,16 @@ func (a *agent) full() bool {
 }
 
 func (a *agent) hasBundle(digests []string) bool {
-	for _, p := range a.pods {
-		if p.uses(digests...) {
-			return true
+	return slices.ContainsFunc(digests, func(d string) bool { return a.bundles[d] > 0 })
+}
+
+// count adds n uses of the bundles of a pod.
+func (a *agent) count(p *pod, n int) {
+	for _, d := range bundlesOf(p.want) {
+		if a.bundles[d] += n; a.bundles[d] == 0 {
+			delete(a.bundles, d)
 		}
 	}
-	return false
 }
 
 // silence is how long nothing has been heard of the agent, and how long is too

@@ -171,7 +171,13 @@ func (b *Books) Assign(want *agentv1.Assignment, exposed bool, now time.Time) er
 	case p.content != content:
 		b.withdrawFormer(p) // it serves what is no more wanted
 		b.leave(p)
+		if a := b.agents[p.node]; a != nil {
+			a.count(p, -1)
+		}
 		p.want, p.content = want, content
+		if a := b.agents[p.node]; a != nil {
+			a.count(p, 1)
+		}
 		b.join(p)
 		if p.node == "" {
 			// An agent that comes back with the former content has no claim.
@@ -355,10 +361,10 @@ func bundlesOf(want *agentv1.Assignment) []string {
 	return digests
 }
 
-// uses says whether the pod needs one of the bundles.
-func (p *pod) uses(digests ...string) bool {
+// uses says whether the pod needs the bundle.
+func (p *pod) uses(digest string) bool {
 	return slices.ContainsFunc(p.want.GetMounts(), func(m *agentv1.Mount) bool {
-		return m.GetBundle() != "" && slices.Contains(digests, m.GetBundle())
+		return m.GetBundle() != "" && m.GetBundle() == digest
 	})
 }
 

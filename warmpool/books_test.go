@@ -572,6 +572,17 @@ func TestI7OneHome(t *testing.T) {
 		if len(w.routes.routes) != len(revisions) {
 			t.Errorf("%d routes for %d pods", len(w.routes.routes), len(revisions))
 		}
+		for node, a := range w.books.agents {
+			bundles := make(map[string]int)
+			for _, p := range a.pods {
+				for _, d := range bundlesOf(p.want) {
+					bundles[d]++
+				}
+			}
+			if diff := cmp.Diff(bundles, a.bundles); diff != "" {
+				t.Errorf("the bundles of %s: %s", node, diff)
+			}
+		}
 		for _, a := range w.agents {
 			for uid := range a.pods {
 				if _, wanted := revisions[uid]; !wanted {

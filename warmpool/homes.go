@@ -217,6 +217,7 @@ func (b *Books) setHome(p *pod, node string, epoch *agentv1.Epoch) {
 	if p.node != node {
 		b.unhome(p)
 		b.agents[node].size += p.size
+		b.agents[node].count(p, 1)
 	}
 	delete(b.waiting, p.uid())
 	p.node, p.epoch = node, epoch
@@ -232,6 +233,7 @@ func (b *Books) unhome(p *pod) {
 	if a := b.agents[p.node]; a != nil {
 		delete(a.pods, p.uid())
 		a.size -= p.size
+		a.count(p, -1)
 	}
 	p.node = ""
 	b.homeChanges[p.uid()] = Home{}
