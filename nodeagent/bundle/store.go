@@ -146,6 +146,7 @@ func Open(dir string, fetcher Fetcher, opts Options) (_ *Store, err error) {
 	}
 	defer func() {
 		if err != nil {
+			s.stop(ErrClosed)
 			err = errors.Join(err, s.lock.Close())
 		}
 	}()
@@ -154,7 +155,7 @@ func Open(dir string, fetcher Fetcher, opts Options) (_ *Store, err error) {
 		return nil, fmt.Errorf("bundle: read the boot id: %w", err)
 	}
 	s.boot = strings.TrimSpace(string(boot))
-	if err := s.recover(); err != nil {
+	if err := s.restore(); err != nil {
 		return nil, fmt.Errorf("bundle: take over what is kept in %s: %w", dir, err)
 	}
 	return s, nil
@@ -173,12 +174,12 @@ func (s *Store) own() error {
 	return nil
 }
 
-// recover finds the bundles of an earlier process. Each was put under its name in
+// restore finds the bundles of an earlier process. Each was put under its name in
 // one step; what else there is was left half done:
 //   - in partial: a bundle that was being unpacked or deleted;
 //   - in sha256 without a manifest that can be read: a bundle that a power loss
 //     took the manifest from. Other damage is found when the bundle is used.
-func (s *Store) recover() error {
+func (s *Store) restore() error {
 	if err := os.RemoveAll(filepath.Join(s.dir, "partial")); err != nil {
 		return err
 	}

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The end-to-end tests on two kubelets.
+# The end-to-end tests on two kubelets; TestHandover needs them.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 unset KUBECONFIG
