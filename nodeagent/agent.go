@@ -67,6 +67,8 @@ type Agent struct {
 
 	// readiness is why the agent is not ready; nil: it is.
 	readiness atomic.Pointer[error]
+	// stopping is set before an agent that stops says that it is not ready.
+	stopping atomic.Bool
 }
 
 // New returns an agent that talks to the control plane over conn. Nothing of
@@ -193,6 +195,7 @@ func (a *Agent) serve(ctx context.Context, edge *controlPlane, data, pod net.Lis
 	case <-ctx.Done():
 	case err = <-failed:
 	}
+	a.stopping.Store(true)
 	a.notReady("it is stopping")
 	a.log.Info("the agent stops", "err", err)
 	kept := err == nil && a.handOver()
@@ -239,6 +242,10 @@ func (a *Agent) becomeReady(ctx context.Context, edge *controlPlane, watcher *ro
 	}
 	if ctx.Err() == nil {
 		a.readiness.Store(nil)
+		if a.stopping.Load() { // it began meanwhile, and is not over for a while
+			a.notReady("it is stopping")
+			return
+		}
 		a.log.Info("the agent is ready")
 	}
 }

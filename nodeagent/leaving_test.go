@@ -4,17 +4,19 @@ import (
 	"context"
 	"net/http"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"sanfran.dev/nodeagent/container"
 	agentv1 "sanfran.dev/proto/sanfran/agent/v1"
 	routesv1 "sanfran.dev/proto/sanfran/routes/v1"
+	"sanfran.dev/router"
 )
 
-// stopping begins to stop the agent and returns a channel that is closed when it
+// beginStop begins to stop the agent and returns a channel that is closed when it
 // has stopped.
-func (ta *testAgent) stopping() <-chan struct{} {
+func (ta *testAgent) beginStop() <-chan struct{} {
 	stopped := make(chan struct{})
 	go func() {
 		defer close(stopped)
@@ -31,7 +33,7 @@ func TestALeavingAgentServesUntilItsPodsAreWithdrawn(t *testing.T) {
 	ta.assigned(active, agentv1.PodState_POD_STATE_ACTIVE)
 	ta.assigned(parked, agentv1.PodState_POD_STATE_PARKED)
 	eventually(t, "readiness", func() bool { return ta.Ready(t.Context()) == nil })
-	stopped := ta.stopping()
+	stopped := ta.beginStop()
 	ta.cp.wait("the agent to leave", func() bool { return ta.cp.leaving == 1 })
 	if ta.Ready(t.Context()) == nil {
 		t.Error("a leaving agent is ready")
@@ -79,7 +81,7 @@ func TestALeavingAgentDoesNotWaitForAControlPlaneThatIsAway(t *testing.T) {
 	ta := startTestAgent(t, func(_ *testAgent, c *Config) { c.HandoverGrace = time.Hour })
 	ta.cp.taker = true
 	ta.assigned(assignment("hello", "10.245.0.1", ta.cp.bundle(nil)), agentv1.PodState_POD_STATE_ACTIVE)
-	stopped := ta.stopping()
+	stopped := ta.beginStop()
 	ta.cp.wait("the agent to leave", func() bool { return ta.cp.leaving == 1 })
 	ta.cp.server.Stop() // while it waits
 	<-stopped
@@ -125,4 +127,28 @@ func TestARequestFollowsItsPodToTheNextHome(t *testing.T) {
 	}
 	// And so is one that comes later.
 	wantAnswer(t, get(t.Context(), old.pod+"/"), 200, "default/hello")
+}
+
+// An agent that is told to stop while it starts is not ready when it has started.
+func TestALeavingAgentDoesNotBecomeReady(t *testing.T) {
+	ta := startTestAgent(t, nil)
+	eventually(t, "readiness", func() bool { return ta.Ready(t.Context()) == nil })
+	watcher, err := router.NewWatcher(router.WatcherConfig{Client: routesv1.NewRouteServiceClient(ta.cp.conn), Table: router.NewTable(), Log: ta.log})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	var watching sync.WaitGroup
+	watching.Go(func() { _ = watcher.Run(ctx) })
+	edge := newControlPlane(ta.Agent, ta.cp.conn)
+	close(edge.synced)
+
+	ta.Agent.stopping.Store(true)
+	ta.notReady("it is stopping")
+	ta.becomeReady(ctx, edge, watcher)
+	if err := ta.Ready(t.Context()); err == nil || !strings.Contains(err.Error(), "it is stopping") {
+		t.Errorf("readiness: %v", err)
+	}
+	cancel()
+	watching.Wait()
 }
