@@ -54,20 +54,29 @@ func (s *Store) bring(ctx context.Context, e *entry, kept bool) error {
 			return fmt.Errorf("remove the damaged one: %w", err)
 		}
 	}
-	select {
-	case s.fetches <- struct{}{}:
-		defer func() { <-s.fetches }()
-	case <-ctx.Done():
-		return context.Cause(ctx)
+	release, err := s.turn(ctx)
+	if err != nil {
+		return err
 	}
+	defer release()
 	begun := time.Now()
-	err := s.fetch(ctx, e)
+	err = s.fetch(ctx, e)
 	if err != nil && ctx.Err() != nil {
 		// Whatever failed did so because of that.
 		return context.Cause(ctx)
 	}
 	s.opts.Fetched(time.Since(begun), err)
 	return err
+}
+
+// turn waits until the disk may be kept busy by one more.
+func (s *Store) turn(ctx context.Context) (release func(), err error) {
+	select {
+	case s.busy <- struct{}{}:
+		return func() { <-s.busy }, nil
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
 }
 
 // check compares a kept bundle with its manifest: names, modes and sizes if it
@@ -83,6 +92,11 @@ func (s *Store) check(e *entry) error {
 	if m.Boot == s.boot {
 		return m.compare(s.ctx, dir, false)
 	}
+	release, err := s.turn(s.ctx)
+	if err != nil {
+		return err
+	}
+	defer release()
 	if err := m.compare(s.ctx, dir, true); err != nil {
 		return err
 	}

@@ -128,19 +128,19 @@ func TestTheFetchesAtOnceAreBounded(t *testing.T) {
 	f := &fetcher{data: map[string][]byte{}, gate: make(chan struct{})}
 	s := openStore(t, f, Limits{})
 	var wg sync.WaitGroup
-	for i := range 3 * maxFetches {
+	for i := range 3 * maxBusy {
 		digest, data := code(t, fmt.Sprint(i), 4)
 		f.data[digest] = data
 		wg.Go(func() { mustGet(t, s, digest).Release() })
 	}
-	for range 3 * maxFetches {
+	for range 3 * maxBusy {
 		f.gate <- struct{}{}
-		if n := len(s.fetches); n > maxFetches {
+		if n := len(s.busy); n > maxBusy {
 			t.Errorf("%d fetches at once", n)
 		}
 	}
 	wg.Wait()
-	if most := f.most.Load(); most > maxFetches {
+	if most := f.most.Load(); most > maxBusy {
 		t.Errorf("%d fetches at once", most)
 	}
 }

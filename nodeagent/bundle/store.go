@@ -47,9 +47,9 @@ type Options struct {
 	Log *slog.Logger
 }
 
-// maxFetches is how many bundles are fetched at once. More would make each come
-// later, and no pod ready sooner.
-const maxFetches = 8
+// maxBusy is how many bundles are fetched, or read as a whole, at once. More would
+// make each come later, and no pod ready sooner.
+const maxBusy = 8
 
 // Store is a folder of unpacked bundles. It is safe for concurrent use.
 //
@@ -69,7 +69,7 @@ type Store struct {
 	stop    context.CancelCauseFunc
 	ctx     context.Context
 	running sync.WaitGroup
-	fetches chan struct{} // one element for each fetch under way
+	busy    chan struct{} // one element for each fetch, or check of every byte
 
 	// evicting is held while room is made. It is taken before mu.
 	evicting sync.Mutex
@@ -134,7 +134,7 @@ func Open(dir string, fetcher Fetcher, opts Options) (_ *Store, err error) {
 	opts.Limits = opts.Limits.withDefaults()
 	s := &Store{
 		dir: dir, fetcher: fetcher, opts: opts, step: func(string) {},
-		fetches: make(chan struct{}, maxFetches), entries: map[string]*entry{},
+		busy: make(chan struct{}, maxBusy), entries: map[string]*entry{},
 	}
 	s.ctx, s.stop = context.WithCancelCause(context.Background())
 	// Containers are given mounts; nobody but the agent walks through here.
