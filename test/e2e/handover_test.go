@@ -27,7 +27,8 @@ type load struct {
 func (l *load) run(ctx context.Context, url, want string) {
 	client := &http.Client{Timeout: patience}
 	for ctx.Err() == nil {
-		if err := ask(client, url, want); err != nil {
+		// What is under way when it is stopped counts, too.
+		if err := ask(context.WithoutCancel(ctx), client, url, want); err != nil {
 			l.mu.Lock()
 			l.failed = append(l.failed, fmt.Sprintf("%s: %v", time.Now().Format("15:04:05.000"), err))
 			l.mu.Unlock()
@@ -41,8 +42,12 @@ func (l *load) run(ctx context.Context, url, want string) {
 	}
 }
 
-func ask(client *http.Client, url, want string) error {
-	res, err := client.Get(url)
+func ask(ctx context.Context, client *http.Client, url, want string) error {
+	r, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return err
+	}
+	res, err := client.Do(r)
 	if err != nil {
 		return err
 	}
