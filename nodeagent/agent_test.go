@@ -344,7 +344,7 @@ func TestSyncDropsWhatIsNotInIt(t *testing.T) {
 }
 
 func TestRequestsGoOnWithoutTheControlPlane(t *testing.T) {
-	ta := startTestAgent(t, nil)
+	ta := startTestAgent(t, func(_ *testAgent, c *Config) { c.HandoverGrace = 10 * time.Millisecond })
 	warm, cold := assignment("warm", "10.245.0.1", ta.cp.bundle(nil)), assignment("cold", "10.245.0.2", ta.cp.bundle(nil))
 	cold.StartParked = true
 	ta.assigned(warm, agentv1.PodState_POD_STATE_ACTIVE)

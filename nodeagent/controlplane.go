@@ -85,7 +85,6 @@ func (c *controlPlane) session(ctx context.Context) (received bool, err error) {
 	}
 	c.agent.outbox.connect()
 	defer c.agent.outbox.disconnect()
-	defer c.agent.leaving.disconnected()
 	ended := make(chan error, 1)
 	go func() { ended <- c.receive(stream, &received) }()
 	err = c.send(ctx, stream, ended)
@@ -166,7 +165,6 @@ func (c *controlPlane) receive(stream agentv1.AgentService_ConnectClient, receiv
 		if !*received {
 			*received = true
 			c.agent.metrics.connected.Set(1)
-			c.agent.leaving.connected()
 			c.agent.log.Info("connected to the control plane")
 		}
 		if err := c.apply(response); err != nil {

@@ -127,6 +127,7 @@ func startTestAgent(t *testing.T, adapt func(*testAgent, *Config)) *testAgent {
 	}
 	if ta.offline {
 		ta.cp.server.Stop()
+		cfg.HandoverGrace = 10 * time.Millisecond // nobody hears of it
 	}
 	a, err := New(cfg, ta.cp.conn)
 	if err != nil {

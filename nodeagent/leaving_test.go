@@ -77,19 +77,20 @@ func TestALeavingAgentWaitsNoLongerThanItMay(t *testing.T) {
 	ta.cp.waitState(pod, agentv1.PodState_POD_STATE_GONE)
 }
 
-func TestALeavingAgentDoesNotWaitForAControlPlaneThatIsAway(t *testing.T) {
+func TestALeavingAgentServesWhileTheControlPlaneIsAway(t *testing.T) {
 	ta := startTestAgent(t, func(_ *testAgent, c *Config) { c.HandoverGrace = time.Hour })
 	ta.cp.taker = true
-	ta.assigned(assignment("hello", "10.245.0.1", ta.cp.bundle(nil)), agentv1.PodState_POD_STATE_ACTIVE)
+	pod := assignment("hello", "10.245.0.1", ta.cp.bundle(nil))
+	ta.assigned(pod, agentv1.PodState_POD_STATE_ACTIVE)
 	stopped := ta.beginStop()
 	ta.cp.wait("the agent to leave", func() bool { return ta.cp.leaving == 1 })
-	ta.cp.server.Stop() // while it waits
+	ta.cp.disconnect(pod)
+	wantAnswer(t, ta.viaData(t.Context(), pod, "/"), 200, "default/hello")
+	// The next control plane is told, too.
+	ta.cp.wait("the agent to leave again", func() bool { return ta.cp.leaving == 2 })
+	wantAnswer(t, ta.viaData(t.Context(), pod, "/"), 200, "default/hello")
+	ta.cp.farewell()
 	<-stopped
-
-	dir := t.TempDir()
-	startTestAgent(t, func(_ *testAgent, c *Config) { c.WorkDir = dir }).stop()
-	offline := startTestAgent(t, func(ta *testAgent, c *Config) { c.WorkDir, ta.offline, c.HandoverGrace = dir, true, time.Hour })
-	offline.stop()
 }
 
 // A request that waits for a pod here when it is handed over is served there.
