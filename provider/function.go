@@ -103,7 +103,7 @@ func ReadFunction(pod *corev1.Pod) (*Function, error) {
 		Exposed:   pod.Annotations[AnnotationExpose] != "false" && pod.Labels[AnnotationExpose] != "false",
 		Runtime:   runtimes[c.Image],
 		Port:      defaultPort,
-		Resources: limits(c),
+		Resources: resources(c),
 		Hostname:  hostname(pod),
 		Container: c,
 		Ignored:   ignored(pod),
@@ -181,10 +181,15 @@ func hostname(pod *corev1.Pod) string {
 	return name
 }
 
-func limits(c *corev1.Container) *agentv1.Resources {
+// resources are a container's limits, and what it requests where Kubernetes is
+// told, or has filled in, that.
+func resources(c *corev1.Container) *agentv1.Resources {
 	return &agentv1.Resources{
-		MilliCpu:    c.Resources.Limits.Cpu().MilliValue(),
-		MemoryBytes: c.Resources.Limits.Memory().Value(),
+		MilliCpu:           c.Resources.Limits.Cpu().MilliValue(),
+		MilliCpuRequest:    c.Resources.Requests.Cpu().MilliValue(),
+		MemoryBytes:        c.Resources.Limits.Memory().Value(),
+		MemoryRequestBytes: c.Resources.Requests.Memory().Value(),
+		EphemeralBytes:     c.Resources.Limits.StorageEphemeral().Value(),
 	}
 }
 

@@ -7,9 +7,12 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"google.golang.org/protobuf/proto"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	agentv1 "sanfran.dev/proto/sanfran/agent/v1"
 )
 
 // hello is the least that is a function.
@@ -152,6 +155,11 @@ func TestUnsupportedNamesTheFieldAndWhatToDo(t *testing.T) {
 		{"spec.containers[0].volumeMounts[0]", func(p *corev1.Pod) {
 			p.Spec.Volumes[0].VolumeSource = corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{}}
 		}},
+		{"spec.volumes[1].emptyDir.medium", volume(corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{Medium: corev1.StorageMediumHugePages}})},
+		{"spec.volumes[1].emptyDir.sizeLimit", volume(corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{SizeLimit: resource.NewQuantity(1000, resource.BinarySI)}})},
+		{"spec.containers[0].resources.limits[ephemeral-storage]", container(func(c *corev1.Container) {
+			c.Resources.Limits = corev1.ResourceList{corev1.ResourceEphemeralStorage: resource.MustParse("1k")}
+		})},
 		{"metadata.annotations[sanfran.dev/idle-timeout]", func(p *corev1.Pod) { p.Annotations = map[string]string{AnnotationIdleTimeout: "soon"} }},
 	} {
 		t.Run(tt.field, func(t *testing.T) {
@@ -164,5 +172,23 @@ func TestUnsupportedNamesTheFieldAndWhatToDo(t *testing.T) {
 				t.Errorf("got %q: %q", refused.Field, refused.Advice)
 			}
 		})
+	}
+}
+
+func TestReadFunctionResources(t *testing.T) {
+	f, err := ReadFunction(hello(func(p *corev1.Pod) {
+		p.Spec.Containers[0].Resources = corev1.ResourceRequirements{
+			Limits: corev1.ResourceList{
+				corev1.ResourceCPU: resource.MustParse("1500m"), corev1.ResourceMemory: resource.MustParse("1Gi"), corev1.ResourceEphemeralStorage: resource.MustParse("10Mi"),
+			},
+			Requests: corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("100m"), corev1.ResourceMemory: resource.MustParse("64Mi")},
+		}
+	}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := &agentv1.Resources{MilliCpu: 1500, MilliCpuRequest: 100, MemoryBytes: 1 << 30, MemoryRequestBytes: 64 << 20, EphemeralBytes: 10 << 20}
+	if !proto.Equal(f.Resources, want) {
+		t.Errorf("got %v, want %v", f.Resources, want)
 	}
 }

@@ -62,6 +62,9 @@ func resolve(ctx context.Context, objects Objects, pod *corev1.Pod, f *Function,
 		mount := &agentv1.Mount{Path: m.Path}
 		if m.Volume.EmptyDir != nil {
 			mount.Source = &agentv1.Mount_EmptyDir{EmptyDir: &agentv1.EmptyDir{Name: m.Volume.Name}}
+			if limit := m.Volume.EmptyDir.SizeLimit; limit != nil {
+				mount.GetEmptyDir().SizeBytes = limit.Value()
+			}
 			mounts = append(mounts, mount)
 			continue
 		}

@@ -118,7 +118,7 @@ func TestResolveEnv(t *testing.T) {
 func TestResolveVolumes(t *testing.T) {
 	volumes := func(p *corev1.Pod) {
 		p.Spec.Volumes = append(p.Spec.Volumes,
-			corev1.Volume{Name: "tmp", VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{}}},
+			corev1.Volume{Name: "tmp", VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{Medium: corev1.StorageMediumMemory, SizeLimit: resource.NewQuantity(5<<20, resource.BinarySI)}}},
 			corev1.Volume{Name: "secret", VolumeSource: corev1.VolumeSource{Secret: &corev1.SecretVolumeSource{
 				SecretName: "key", Items: []corev1.KeyToPath{{Key: "pass", Path: "a/b"}}}}},
 			corev1.Volume{Name: "kube-api-access-1x2y3", VolumeSource: corev1.VolumeSource{Projected: &corev1.ProjectedVolumeSource{
@@ -140,7 +140,7 @@ func TestResolveVolumes(t *testing.T) {
 		t.Fatal(err)
 	}
 	mounts := r.assignment.Mounts
-	if len(mounts) != 4 || mounts[0].GetBundle() != r.digest || mounts[1].GetEmptyDir().GetName() != "tmp" {
+	if len(mounts) != 4 || mounts[0].GetBundle() != r.digest || mounts[1].GetEmptyDir().GetName() != "tmp" || mounts[1].GetEmptyDir().GetSizeBytes() != 5<<20 {
 		t.Fatalf("mounts %v", mounts)
 	}
 	text := func(files map[string][]byte) map[string]string {

@@ -23,6 +23,7 @@ func revision(namespace, bundle string, f *Function, serviceAccount string) (str
 		Namespace, Bundle, Runtime, ServiceAccount string
 		Port                                       uint32
 		MilliCPU, MemoryBytes                      int64
+		MilliCPURequest, MemoryRequest, Ephemeral  int64
 		Env                                        []corev1.EnvVar
 		EnvFrom                                    []corev1.EnvFromSource
 		Mounts                                     []mount
@@ -32,6 +33,7 @@ func revision(namespace, bundle string, f *Function, serviceAccount string) (str
 	}{
 		Namespace: namespace, Bundle: bundle, Runtime: f.Runtime, ServiceAccount: serviceAccount,
 		Port: f.Port, MilliCPU: f.Resources.GetMilliCpu(), MemoryBytes: f.Resources.GetMemoryBytes(),
+		MilliCPURequest: f.Resources.GetMilliCpuRequest(), MemoryRequest: f.Resources.GetMemoryRequestBytes(), Ephemeral: f.Resources.GetEphemeralBytes(),
 		Env: f.Container.Env, EnvFrom: f.Container.EnvFrom,
 		Command: f.Command, WorkingDir: f.WorkingDir, ParkServer: f.ParkServer,
 	}

@@ -42,7 +42,9 @@ func checkPod(pod *corev1.Pod) error {
 
 func checkVolume(field string, v *corev1.Volume) error {
 	switch {
-	case v.ConfigMap != nil, v.Secret != nil, v.EmptyDir != nil, v.DownwardAPI != nil:
+	case v.EmptyDir != nil:
+		return checkEmptyDir(field+".emptyDir", v.EmptyDir)
+	case v.ConfigMap != nil, v.Secret != nil, v.DownwardAPI != nil:
 		return nil
 	case v.Projected != nil:
 		for i, s := range v.Projected.Sources {
@@ -61,6 +63,19 @@ func checkVolume(field string, v *corev1.Volume) error {
 	}
 }
 
+// leastStorage is what a limit of storage must be at least.
+const leastStorage = 1 << 20
+
+func checkEmptyDir(field string, e *corev1.EmptyDirVolumeSource) error {
+	if e.Medium != corev1.StorageMediumDefault && e.Medium != corev1.StorageMediumMemory {
+		return unsupported(field+".medium", "functions have no %s; remove it", e.Medium)
+	}
+	if e.SizeLimit != nil && !e.SizeLimit.IsZero() && e.SizeLimit.Value() < leastStorage {
+		return unsupported(field+".sizeLimit", "%s is too small; give at least 1Mi", e.SizeLimit)
+	}
+	return nil
+}
+
 func checkContainer(c *corev1.Container) error {
 	const field = "spec.containers[0]"
 	if _, ok := runtimes[c.Image]; !ok {
@@ -73,6 +88,8 @@ func checkContainer(c *corev1.Container) error {
 		return unsupported(field+".lifecycle", "hooks are not run yet; remove them")
 	case len(c.VolumeDevices) > 0:
 		return unsupported(field+".volumeDevices", "functions have no devices; remove them")
+	case !c.Resources.Limits.StorageEphemeral().IsZero() && c.Resources.Limits.StorageEphemeral().Value() < leastStorage:
+		return unsupported(field+".resources.limits[ephemeral-storage]", "%s is too small for /tmp and emptyDirs; give at least 1Mi", c.Resources.Limits.StorageEphemeral())
 	case len(c.Ports) > 1:
 		return unsupported(field+".ports", "a function serves one port, this one has %d; keep one", len(c.Ports))
 	}

@@ -996,13 +996,21 @@ func (x *EnvVar) GetValue() string {
 	return ""
 }
 
-// Resources are the limits of one container. Zero means the agent's default.
+// Resources are what one container may have, zero means the agent's default,
+// and what it requests, where zero is nothing.
 type Resources struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	MilliCpu      int64                  `protobuf:"varint,1,opt,name=milli_cpu,json=milliCpu,proto3" json:"milli_cpu,omitempty"`
-	MemoryBytes   int64                  `protobuf:"varint,2,opt,name=memory_bytes,json=memoryBytes,proto3" json:"memory_bytes,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	MilliCpu    int64                  `protobuf:"varint,1,opt,name=milli_cpu,json=milliCpu,proto3" json:"milli_cpu,omitempty"`
+	MemoryBytes int64                  `protobuf:"varint,2,opt,name=memory_bytes,json=memoryBytes,proto3" json:"memory_bytes,omitempty"`
+	// The container's weight where processors are short; zero: milli_cpu's.
+	MilliCpuRequest int64 `protobuf:"varint,3,opt,name=milli_cpu_request,json=milliCpuRequest,proto3" json:"milli_cpu_request,omitempty"`
+	// Whoever has more than this is ended first when a node's share is used up.
+	MemoryRequestBytes int64 `protobuf:"varint,4,opt,name=memory_request_bytes,json=memoryRequestBytes,proto3" json:"memory_request_bytes,omitempty"`
+	// What may be written to /tmp, and to all emptyDirs together. Zero: the
+	// agent's default.
+	EphemeralBytes int64 `protobuf:"varint,5,opt,name=ephemeral_bytes,json=ephemeralBytes,proto3" json:"ephemeral_bytes,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *Resources) Reset() {
@@ -1045,6 +1053,27 @@ func (x *Resources) GetMilliCpu() int64 {
 func (x *Resources) GetMemoryBytes() int64 {
 	if x != nil {
 		return x.MemoryBytes
+	}
+	return 0
+}
+
+func (x *Resources) GetMilliCpuRequest() int64 {
+	if x != nil {
+		return x.MilliCpuRequest
+	}
+	return 0
+}
+
+func (x *Resources) GetMemoryRequestBytes() int64 {
+	if x != nil {
+		return x.MemoryRequestBytes
+	}
+	return 0
+}
+
+func (x *Resources) GetEphemeralBytes() int64 {
+	if x != nil {
+		return x.EphemeralBytes
 	}
 	return 0
 }
@@ -1270,7 +1299,9 @@ func (x *FileSet) GetFiles() map[string][]byte {
 type EmptyDir struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Pods mount the same volume at several paths by its name.
-	Name          string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// What fits into it. Zero: what the pod may write to its emptyDirs together.
+	SizeBytes     int64 `protobuf:"varint,2,opt,name=size_bytes,json=sizeBytes,proto3" json:"size_bytes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1310,6 +1341,13 @@ func (x *EmptyDir) GetName() string {
 		return x.Name
 	}
 	return ""
+}
+
+func (x *EmptyDir) GetSizeBytes() int64 {
+	if x != nil {
+		return x.SizeBytes
+	}
+	return 0
 }
 
 // Withdrawal ends an assignment. The agent withdraws the pod, lets requests in
@@ -1979,10 +2017,13 @@ const file_sanfran_agent_v1_agent_proto_rawDesc = "" +
 	"parkServer\"2\n" +
 	"\x06EnvVar\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value\"K\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value\"\xd2\x01\n" +
 	"\tResources\x12\x1b\n" +
 	"\tmilli_cpu\x18\x01 \x01(\x03R\bmilliCpu\x12!\n" +
-	"\fmemory_bytes\x18\x02 \x01(\x03R\vmemoryBytes\"]\n" +
+	"\fmemory_bytes\x18\x02 \x01(\x03R\vmemoryBytes\x12*\n" +
+	"\x11milli_cpu_request\x18\x03 \x01(\x03R\x0fmilliCpuRequest\x120\n" +
+	"\x14memory_request_bytes\x18\x04 \x01(\x03R\x12memoryRequestBytes\x12'\n" +
+	"\x0fephemeral_bytes\x18\x05 \x01(\x03R\x0eephemeralBytes\"]\n" +
 	"\x03Dns\x12 \n" +
 	"\vnameservers\x18\x01 \x03(\tR\vnameservers\x12\x1a\n" +
 	"\bsearches\x18\x02 \x03(\tR\bsearches\x12\x18\n" +
@@ -1998,9 +2039,11 @@ const file_sanfran_agent_v1_agent_proto_rawDesc = "" +
 	"\n" +
 	"FilesEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\fR\x05value:\x028\x01\"\x1e\n" +
+	"\x05value\x18\x02 \x01(\fR\x05value:\x028\x01\"=\n" +
 	"\bEmptyDir\x12\x12\n" +
-	"\x04name\x18\x01 \x01(\tR\x04name\"\x92\x01\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1d\n" +
+	"\n" +
+	"size_bytes\x18\x02 \x01(\x03R\tsizeBytes\"\x92\x01\n" +
 	"\n" +
 	"Withdrawal\x12\x17\n" +
 	"\apod_uid\x18\x01 \x01(\tR\x06podUid\x12-\n" +
