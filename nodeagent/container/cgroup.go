@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -21,16 +22,22 @@ import (
 // folder "functions" with a child per container, in each of cgroup v1's
 // hierarchies or in v2's only one.
 //
-// On v2 a group that has children with limits may hold no process itself, so
-// the agent (with its whole group, whoever else is in it) moves into a sibling
-// folder "agent". On v1 it stays where it is.
+// The agent, with its whole group, whoever else is in it, moves into a sibling
+// folder "agent", so that Divide can keep the one from the other's part. Only a
+// machine's root group is left as it is: what is in there is not the agent's.
 //
 // It is safe for concurrent use.
 type Cgroups struct {
 	v2          bool
 	swapAccount bool
 	mounts      map[string]string // controller → mount point; for v2 the one key ""
+	base        string            // holds the leaves, below each mount point
 	parent      string            // of the containers' groups, below each mount point
+	leaf        bool              // the agent is in a leaf of its own
+
+	// functionsMemory is what all containers together may have, allMemory what
+	// they and the agent may; 0: not limited.
+	functionsMemory, allMemory atomic.Int64
 }
 
 // CgroupOptions says where the containers' groups go. The zero value is right
@@ -44,8 +51,8 @@ type CgroupOptions struct {
 	Base string
 }
 
-// v2Controllers are those that containers are limited with.
-var v2Controllers = []string{"cpu", "memory", "pids"}
+// controllers are those that containers are limited with.
+var controllers = []string{"cpu", "memory", "pids"}
 
 // PrepareCgroups finds this machine's control groups and makes ready the place
 // for those of the containers. It may be called again by a later life of the
@@ -70,28 +77,38 @@ func PrepareCgroups(opts CgroupOptions) (*Cgroups, error) {
 	if err != nil {
 		return nil, fmt.Errorf("find the control group mounts: %w", err)
 	}
-	return prepareV1(root, opts.Base, string(self), string(mountinfo))
+	return prepareV1(root, opts.Base, string(mountinfo))
 }
 
 // prepareV1 also serves the hybrid layout, whose controllers are on v1.
 //
 // The kubelet mounts a pod's own groups over /sys/fs/cgroup, so there the top
-// of each mount is the agent's own group. Elsewhere the top is the machine's,
-// and so are its limits. Nothing is made: the OCI runtime makes the folders,
-// and knows how to fill in those of cpuset.
-func prepareV1(root, base, _, mountinfo string) (*Cgroups, error) {
-	mounts := parseV1Mounts(root, mountinfo)
-	for _, need := range []string{"cpu", "memory", "pids"} {
-		if mounts[need] == "" {
-			return nil, fmt.Errorf("no cgroup v1 controller %q is mounted below %s; mount it or boot with cgroup v2", need, root)
+// of each mount is the agent's own group, and the agent moves into its leaf.
+// Elsewhere the top is the machine's, and so are its limits. The leaves are
+// made where something is limited; in other hierarchies the OCI runtime makes
+// the folders, and knows how to fill in those of cpuset.
+func prepareV1(root, base, mountinfo string) (*Cgroups, error) {
+	g := &Cgroups{mounts: parseV1Mounts(root, mountinfo), base: path.Join("/", base), parent: path.Join("/", base, "functions")}
+	for _, controller := range controllers {
+		mount := g.mounts[controller]
+		if mount == "" {
+			return nil, fmt.Errorf("no cgroup v1 controller %q is mounted below %s; mount it or boot with cgroup v2", controller, root)
 		}
+		if err := os.MkdirAll(filepath.Join(mount, g.parent), 0o755); err != nil {
+			return nil, fmt.Errorf("make the functions' control group: %w (the agent needs a writable %s)", err, mount)
+		}
+		// The kernel shows release_agent in the machine's root group alone.
+		if _, err := os.Stat(filepath.Join(mount, "release_agent")); base != "" || err == nil {
+			continue
+		}
+		if err := moveProcesses(mount, filepath.Join(mount, "agent")); err != nil {
+			return nil, err
+		}
+		g.leaf = true
 	}
-	_, err := os.Stat(filepath.Join(mounts["memory"], "memory.memsw.limit_in_bytes"))
-	return &Cgroups{
-		mounts:      mounts,
-		parent:      path.Join("/", base, "functions"),
-		swapAccount: err == nil,
-	}, nil
+	_, err := os.Stat(filepath.Join(g.mounts["memory"], g.parent, "memory.memsw.limit_in_bytes"))
+	g.swapAccount = err == nil
+	return g, nil
 }
 
 func prepareV2(root, base, self string) (_ *Cgroups, err error) {
@@ -103,7 +120,7 @@ func prepareV2(root, base, self string) (_ *Cgroups, err error) {
 		}
 	}
 	dir := filepath.Join(root, base)
-	g.parent = path.Join("/", base, "functions")
+	g.base, g.parent = path.Join("/", base), path.Join("/", base, "functions")
 	functions := filepath.Join(dir, "functions")
 	// "functions" first: its presence tells a later life of the agent, found
 	// in a group named "agent", that this group is one made here.
@@ -116,6 +133,7 @@ func prepareV2(root, base, self string) (_ *Cgroups, err error) {
 		if err := moveProcesses(dir, filepath.Join(dir, "agent")); err != nil {
 			return nil, err
 		}
+		g.leaf = true
 	}
 	for _, d := range []string{dir, functions} {
 		if err := enableV2(d); err != nil {
@@ -180,12 +198,12 @@ func enableV2(dir string) error {
 	if err != nil {
 		return fmt.Errorf("control group: %w", err)
 	}
-	for _, c := range v2Controllers {
+	for _, c := range controllers {
 		if !slices.Contains(strings.Fields(string(have)), c) {
 			return fmt.Errorf("control group %s has no controller %q (it has %q): the groups above must enable it in cgroup.subtree_control", dir, c, strings.TrimSpace(string(have)))
 		}
 	}
-	value := "+" + strings.Join(v2Controllers, " +")
+	value := "+" + strings.Join(controllers, " +")
 	if err := writeCgroupFile(filepath.Join(dir, "cgroup.subtree_control"), value); err != nil {
 		return fmt.Errorf("control group: %w", err)
 	}

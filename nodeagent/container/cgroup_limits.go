@@ -1,8 +1,6 @@
 package container
 
 import (
-	"bufio"
-	"bytes"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -25,27 +23,40 @@ type cgroupWrite struct {
 func limitWrites(v2 bool, r Resources) []cgroupWrite {
 	var writes []cgroupWrite
 	if m := r.MilliCPU; m > 0 {
+		weight := m
+		if r.MilliCPURequest > 0 {
+			weight = r.MilliCPURequest
+		}
+		writes = weightWrites(v2, cpuShares(weight))
 		quota, period := strconv.FormatInt(cpuQuota(m), 10), strconv.Itoa(cpuPeriod)
 		if v2 {
-			writes = append(writes,
-				cgroupWrite{"cpu", "cpu.weight", strconv.FormatUint(cpuWeight(cpuShares(m)), 10), false},
-				cgroupWrite{"cpu", "cpu.max", quota + " " + period, false})
+			writes = append(writes, cgroupWrite{"cpu", "cpu.max", quota + " " + period, false})
 		} else {
 			writes = append(writes,
-				cgroupWrite{"cpu", "cpu.shares", strconv.FormatUint(cpuShares(m), 10), false},
 				cgroupWrite{"cpu", "cpu.cfs_period_us", period, true},
 				cgroupWrite{"cpu", "cpu.cfs_quota_us", quota, true})
 		}
 	}
 	if r.MemoryBytes > 0 {
-		limit := strconv.FormatInt(r.MemoryBytes, 10)
-		if v2 {
-			writes = append(writes, cgroupWrite{"memory", "memory.max", limit, false})
-		} else {
-			writes = append(writes, cgroupWrite{"memory", "memory.limit_in_bytes", limit, false})
-		}
+		writes = append(writes, memoryWrite(v2, r.MemoryBytes))
 	}
 	return writes
+}
+
+func memoryWrite(v2 bool, bytes int64) cgroupWrite {
+	limit := strconv.FormatInt(bytes, 10)
+	if v2 {
+		return cgroupWrite{"memory", "memory.max", limit, false}
+	}
+	return cgroupWrite{"memory", "memory.limit_in_bytes", limit, false}
+}
+
+// weightWrites takes the weight as cgroup v1's shares.
+func weightWrites(v2 bool, shares uint64) []cgroupWrite {
+	if v2 {
+		return []cgroupWrite{{"cpu", "cpu.weight", strconv.FormatUint(cpuWeight(shares), 10), false}}
+	}
+	return []cgroupWrite{{"cpu", "cpu.shares", strconv.FormatUint(shares, 10), false}}
 }
 
 // cpuWeight turns cgroup v1's shares [2, 262144] into v2's weight [1, 10000],
@@ -58,25 +69,27 @@ func cpuWeight(shares uint64) uint64 {
 // SetLimits writes the limits of container id's cgroup. It is on the path of
 // a cold request: it opens a handful of files and starts no process.
 func (g *Cgroups) SetLimits(id string, r Resources) error {
-	for _, w := range limitWrites(g.v2, r) {
-		dir, ok := g.dir(w.Controller, id)
-		if !ok {
-			return fmt.Errorf("limit %s of container %s: this machine has no cgroup controller %q", w.File, id, w.Controller)
-		}
-		var err error
-		if w.File == "memory.limit_in_bytes" && g.swapAccount {
-			err = writeMemoryAndSwap(dir, w.Value)
-		} else {
-			err = writeCgroupFile(filepath.Join(dir, w.File), w.Value)
-		}
-		if w.File == "cpu.cfs_quota_us" && errors.Is(err, syscall.EINVAL) {
-			// v1 refuses more than a group above has. That one's limit holds
-			// then, without one here.
-			err = writeCgroupFile(filepath.Join(dir, w.File), "-1")
-		}
-		if err != nil && (!w.Optional || !errors.Is(err, fs.ErrNotExist)) {
-			return fmt.Errorf("limit of container %s: %w", id, err)
-		}
+	if err := g.write(filepath.Join(g.parent, id), limitWrites(g.v2, r)); err != nil {
+		return fmt.Errorf("limit of container %s: %w", id, err)
+	}
+	return nil
+}
+
+// writeOne puts a value into a file of a group's folder.
+func (g *Cgroups) writeOne(dir string, w cgroupWrite) error {
+	var err error
+	if w.File == "memory.limit_in_bytes" && g.swapAccount {
+		err = writeMemoryAndSwap(dir, w.Value)
+	} else {
+		err = writeCgroupFile(filepath.Join(dir, w.File), w.Value)
+	}
+	if w.File == "cpu.cfs_quota_us" && errors.Is(err, syscall.EINVAL) {
+		// v1 refuses more than a group above has. That one's limit holds
+		// then, without one here.
+		err = writeCgroupFile(filepath.Join(dir, w.File), "-1")
+	}
+	if err != nil && (!w.Optional || !errors.Is(err, fs.ErrNotExist)) {
+		return err
 	}
 	return nil
 }
@@ -95,35 +108,6 @@ func writeMemoryAndSwap(dir, limit string) error {
 		return err
 	}
 	return writeCgroupFile(both, limit)
-}
-
-// OOMKills says how often the kernel killed a process of container id because
-// its cgroup had reached its memory limit. It is 0 once the cgroup is gone.
-func (g *Cgroups) OOMKills(id string) int {
-	file := "memory.oom_control"
-	if g.v2 {
-		file = "memory.events"
-	}
-	dir, ok := g.dir("memory", id)
-	if !ok {
-		return 0
-	}
-	data, err := os.ReadFile(filepath.Join(dir, file))
-	if err != nil {
-		return 0
-	}
-	return parseOOMKills(data)
-}
-
-func parseOOMKills(data []byte) int {
-	lines := bufio.NewScanner(bytes.NewReader(data))
-	for lines.Scan() {
-		if count, ok := bytes.CutPrefix(lines.Bytes(), []byte("oom_kill ")); ok {
-			n, _ := strconv.Atoi(string(count))
-			return n
-		}
-	}
-	return 0
 }
 
 // writeCgroupFile writes value in one system call, as the kernel wants it, and

@@ -2,6 +2,7 @@ package container
 
 import (
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -12,15 +13,11 @@ import (
 // files, which the kernel drops when it needs their room. Files on a tmpfs count:
 // they are dropped by nobody.
 func (g *Cgroups) MemoryInUse(id string) (int64, error) {
-	total, prefix := "memory.usage_in_bytes", "total_"
-	if g.v2 {
-		total, prefix = "memory.current", ""
-	}
 	dir, ok := g.dir("memory", id)
 	if !ok {
 		return 0, fmt.Errorf("memory of container %s: this machine has no cgroup controller %q", id, "memory")
 	}
-	usage, err := os.ReadFile(filepath.Join(dir, total))
+	usage, err := os.ReadFile(filepath.Join(dir, g.usageFile()))
 	if err != nil {
 		return 0, fmt.Errorf("memory of container %s: %w", id, err)
 	}
@@ -28,7 +25,7 @@ func (g *Cgroups) MemoryInUse(id string) (int64, error) {
 	if err != nil {
 		return 0, fmt.Errorf("memory of container %s: %w", id, err)
 	}
-	n, err := memoryInUse(string(usage), string(stat), prefix)
+	n, err := memoryInUse(string(usage), string(stat), g.statPrefix())
 	if err != nil {
 		return 0, fmt.Errorf("memory of container %s: %w", id, err)
 	}
@@ -54,4 +51,53 @@ func memoryInUse(usage, stat, prefix string) (int64, error) {
 		n -= file
 	}
 	return max(n, 0), nil // the two files are not read at one moment
+}
+
+// MemoryLeft is how much memory containers may still use together before the
+// kernel has to end one. It reads no more than it takes to know that need is
+// left: cached files, which can be dropped, are counted as used if there is
+// enough all the same.
+func (g *Cgroups) MemoryLeft(need int64) (int64, error) {
+	left := int64(math.MaxInt64)
+	for _, group := range []struct {
+		path  string
+		limit int64
+	}{{g.parent, g.functionsMemory.Load()}, {g.base, g.allMemory.Load()}} {
+		if group.limit == 0 {
+			continue
+		}
+		dir := g.folder("memory", group.path)
+		usage, err := os.ReadFile(filepath.Join(dir, g.usageFile()))
+		if err != nil {
+			return 0, fmt.Errorf("memory of control group %s: %w", group.path, err)
+		}
+		used, err := memoryInUse(string(usage), "", "")
+		if err == nil && group.limit-used < need {
+			var stat []byte
+			if stat, err = os.ReadFile(filepath.Join(dir, "memory.stat")); err == nil {
+				used, err = memoryInUse(string(usage), string(stat), g.statPrefix())
+			}
+		}
+		if err != nil {
+			return 0, fmt.Errorf("memory of control group %s: %w", group.path, err)
+		}
+		left = min(left, group.limit-used)
+	}
+	return left, nil
+}
+
+func (g *Cgroups) usageFile() string {
+	if g.v2 {
+		return "memory.current"
+	}
+	return "memory.usage_in_bytes"
+}
+
+// statPrefix stands before those names in memory.stat that count what is below
+// the group too.
+func (g *Cgroups) statPrefix() string {
+	if g.v2 {
+		return ""
+	}
+	return "total_"
 }

@@ -38,7 +38,9 @@ func (c *runcContainer) watch() {
 	if err != nil {
 		c.runtime.logger.Error("how a container ended is not known", "container", c.id, "error", err)
 	}
-	status.OOMKilled = status.Signal == killSignal && c.runtime.opts.Cgroups.OOMKills(c.id) > 0
+	if oom := c.runtime.opts.Cgroups.oom(c.id); status.Signal == killSignal && oom.kills > 0 {
+		status.OOMKilled, status.NodeFull = true, !oom.own
+	}
 	c.status = status
 	close(c.exited)
 }
@@ -116,7 +118,19 @@ func (c *runcContainer) SetResources(ctx context.Context, limits Resources) erro
 		return fmt.Errorf("container %s: set limits: %w", c.id, err)
 	}
 	defer c.mu.RUnlock()
-	return c.runtime.opts.Cgroups.SetLimits(c.id, limits)
+	if err := c.runtime.opts.Cgroups.SetLimits(c.id, limits); err != nil {
+		return err
+	}
+	if err := setOOMScore(c.process.pid, c.runtime.tenantOOMScore(limits.MemoryRequestBytes)); err != nil {
+		return fmt.Errorf("container %s: %w", c.id, err)
+	}
+	if limits.TmpBytes == 0 {
+		return nil
+	}
+	if err := resizeTmp(c.process.pid, min(limits.TmpBytes, c.runtime.opts.TmpBytes)); err != nil {
+		return fmt.Errorf("container %s: %w", c.id, err)
+	}
+	return nil
 }
 
 func (c *runcContainer) Signal(ctx context.Context, signal syscall.Signal) error {

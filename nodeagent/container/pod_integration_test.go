@@ -3,6 +3,7 @@
 package container_test
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -37,6 +38,7 @@ func TestControlGroupsOfAPodHoldItsContainers(t *testing.T) {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() {
+			_ = unix.Rmdir(filepath.Join(dir, "agent")) // where something is limited
 			if err := unix.Rmdir(dir); err != nil {
 				t.Error(err)
 			}
@@ -76,7 +78,34 @@ func insidePod(t *testing.T, base string) {
 	}
 	h.removeBase(t)
 	h.base = "" // as an agent in a pod has it
+	for file, limit := range map[string]int{"memory/memory.limit_in_bytes": 1 << 30, "cpu/cpu.cfs_quota_us": 100000} {
+		if err := os.WriteFile("/sys/fs/cgroup/"+file, []byte(strconv.Itoa(limit)), 0); err != nil {
+			t.Fatal(err)
+		}
+	}
 	h.open(t)
+	// The agent is in its leaf, and so is what it starts; functions have the rest.
+	for _, controller := range []string{"cpu", "memory", "pids"} {
+		where, err := os.ReadFile("/proc/self/cgroup")
+		if err != nil || !strings.Contains(string(where), ":"+controller+":/"+base+"/agent\n") {
+			t.Errorf("%s: the machine sees the agent at\n%s%v", controller, where, err)
+		}
+	}
+	share, err := h.cgroups.Divide(container.Resources{MilliCPU: 4000}, container.Resources{MilliCPU: 200, MemoryBytes: 256 << 20})
+	if want := (container.Resources{MilliCPU: 800, MemoryBytes: 768 << 20}); err != nil || share != want {
+		t.Fatalf("Divide = %+v, %v; want %+v", share, err, want)
+	}
+	for file, want := range map[string]string{
+		"memory/functions/memory.limit_in_bytes": strconv.Itoa(768 << 20), "cpu/functions/cpu.cfs_quota_us": "80000",
+		"cpu/functions/cpu.shares": "819", "cpu/agent/cpu.shares": "6552",
+	} {
+		if got, err := os.ReadFile("/sys/fs/cgroup/" + file); strings.TrimSpace(string(got)) != want {
+			t.Errorf("%s = %q, %v; want %s", file, got, err, want)
+		}
+	}
+	if _, err := h.cgroups.Divide(container.Resources{}, container.Resources{MemoryBytes: 1000 << 20}); !errors.Is(err, container.ErrTooSmall) {
+		t.Errorf("1000 of 1024 MiB for the agent: %v", err)
+	}
 	s := h.serve(t, "inpod", nil)
 	if err := s.SetResources(t.Context(), container.Resources{MilliCPU: 500, MemoryBytes: 100 << 20}); err != nil {
 		t.Fatal(err)
@@ -94,10 +123,7 @@ func insidePod(t *testing.T, base string) {
 	if limit, err := os.ReadFile("/sys/fs/cgroup/memory/functions/inpod/memory.limit_in_bytes"); strings.TrimSpace(string(limit)) != strconv.Itoa(100<<20) {
 		t.Errorf("memory limit = %q, %v", limit, err)
 	}
-	// More than the pod has: the pod's own limit holds.
-	if err := os.WriteFile("/sys/fs/cgroup/cpu/cpu.cfs_quota_us", []byte("100000"), 0); err != nil {
-		t.Fatal(err)
-	}
+	// More than functions have: their limit holds.
 	if err := s.SetResources(t.Context(), container.Resources{MilliCPU: 4000}); err != nil {
 		t.Errorf("a limit above the pod's: %v", err)
 	}

@@ -7,7 +7,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -53,7 +52,7 @@ type Runc struct {
 	binary      string
 	lock        *os.File
 	seccomp     *specs.LinuxSeccomp
-	oomScoreAdj int
+	oomScoreAdj int // the agent's own
 	openFiles   uint64
 	hostIDs     hostIDs
 	logger      *slog.Logger
@@ -94,7 +93,7 @@ func NewRunc(opts RuncOptions) (_ *Runc, err error) {
 	if r.seccomp, err = seccompProfile(); err != nil {
 		return nil, err
 	}
-	if r.oomScoreAdj, err = containerOOMScore(); err != nil {
+	if r.oomScoreAdj, err = ownOOMScore(); err != nil {
 		return nil, err
 	}
 	var files unix.Rlimit
@@ -176,21 +175,6 @@ func (r *Runc) Close() error {
 		return fmt.Errorf("close the container runtime: %d containers are still alive; destroy them first", n)
 	}
 	return errors.Join(detach(r.runDir()), os.Remove(r.runDir()), r.opts.Cgroups.Close(), r.lock.Close())
-}
-
-// containerOOMScore is what containers get for oom_score_adj: more than the
-// agent, so that in need of memory the kernel chooses a function. To raise it
-// needs no privilege; to lower it would.
-func containerOOMScore() (int, error) {
-	data, err := os.ReadFile("/proc/self/oom_score_adj")
-	if err != nil {
-		return 0, fmt.Errorf("the agent's own oom score: %w", err)
-	}
-	own, err := strconv.Atoi(strings.TrimSpace(string(data)))
-	if err != nil {
-		return 0, fmt.Errorf("the agent's own oom score: %w", err)
-	}
-	return min(own+100, 1000), nil
 }
 
 // claim reserves an id.

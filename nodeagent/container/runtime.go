@@ -141,12 +141,18 @@ type Config struct {
 
 // Resources are a container's limits. A zero field leaves that limit alone.
 type Resources struct {
-	// MilliCPU is thousandths of a processor, both the share under contention
-	// and the ceiling.
-	MilliCPU int64
+	// MilliCPU is thousandths of a processor: the ceiling, and the share under
+	// contention unless MilliCPURequest is one.
+	MilliCPU, MilliCPURequest int64
 	// MemoryBytes is the ceiling of all memory the container's processes use,
 	// page cache and tmpfs included.
 	MemoryBytes int64
+	// MemoryRequestBytes is what the container is owed: when the memory of all is
+	// used up, the kernel first ends one that has more than that. SetResources
+	// takes 0 for nothing owed.
+	MemoryRequestBytes int64
+	// TmpBytes limits /tmp and /dev/shm each.
+	TmpBytes int64
 }
 
 // Mount names what to make visible where.
@@ -174,13 +180,15 @@ type ExitStatus struct {
 	Code int
 	// Signal is the signal that killed it, or 0.
 	Signal syscall.Signal
-	// OOMKilled says that it was killed because the container reached its
-	// memory limit.
-	OOMKilled bool
+	// OOMKilled says that it was killed for want of memory: the container had
+	// reached its limit or, if NodeFull, all containers together the node's.
+	OOMKilled, NodeFull bool
 }
 
 func (s ExitStatus) String() string {
 	switch {
+	case s.NodeFull:
+		return "killed: the node was out of memory"
 	case s.OOMKilled:
 		return "killed: out of memory"
 	case s.Signal != 0:
@@ -223,6 +231,9 @@ func (r Resources) Validate() error {
 	}
 	if r.MemoryBytes < 0 || r.MemoryBytes > 0 && r.MemoryBytes < minMemory {
 		return fmt.Errorf("memory limit of %d bytes: %w: need at least %d", r.MemoryBytes, ErrInvalid, minMemory)
+	}
+	if r.MilliCPURequest < 0 || r.MemoryRequestBytes < 0 || r.TmpBytes < 0 {
+		return fmt.Errorf("requests of %dm and %d bytes, %d bytes of /tmp: %w: negative", r.MilliCPURequest, r.MemoryRequestBytes, r.TmpBytes, ErrInvalid)
 	}
 	return nil
 }

@@ -87,7 +87,7 @@ func (r *Runc) writeSpec(slot slotDir, cfg Config, hostID uint32) error {
 		Root:         slot.root(),
 		CgroupsPath:  r.opts.Cgroups.Path(cfg.ID),
 		HostID:       hostID,
-		OOMScoreAdj:  r.oomScoreAdj,
+		OOMScoreAdj:  warmOOMScore,
 		OpenFiles:    r.openFiles,
 		PidsLimit:    r.opts.PidsLimit,
 		TmpBytes:     r.opts.TmpBytes,
