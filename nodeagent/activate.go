@@ -21,16 +21,26 @@ func (p *pod) makeReady(ctx context.Context, at *attempt) (*instance, error) {
 		return nil, err
 	}
 	begun := time.Now()
+	// It tries until it has one, but gives up a little before those who wait for
+	// the pod do: what is said then is the reason that they are told.
+	timeout := p.agent.cfg.QueueTimeout
+	patient, cancel := context.WithTimeoutCause(ctx, timeout-timeout/10, errQueueTimeout)
+	defer cancel()
 	for tries := 1; ; tries++ {
-		warm, err := p.acquire(ctx)
+		warm, err := p.acquire(patient)
 		if err != nil {
 			return nil, err
 		}
 		acquired := time.Now()
 		inst := newInstance(warm, acquired, p.agent.cfg.EventLoopLimit, p.agent.metrics.loopDelayed)
+		limits, loaded, err := p.admit(patient, inst)
+		if err != nil {
+			return inst, err
+		}
 		// From here on the attempt goes to its end even if nobody waits any
 		// more: the container is the pod's, and shows whether the function loads.
-		err = p.load(context.WithoutCancel(ctx), inst)
+		err = p.load(context.WithoutCancel(ctx), inst, limits)
+		loaded()
 		if err == nil {
 			p.agent.metrics.activated(acquired.Sub(begun), time.Since(acquired))
 			return inst, nil
@@ -46,18 +56,31 @@ func (p *pod) makeReady(ctx context.Context, at *attempt) (*instance, error) {
 	}
 }
 
-// acquire leases a warm container from the pool. The pool tries until it has
-// one, but gives up a little before those who wait for it do: what it says then
-// is the reason that they are told.
+// acquire leases a warm container from the pool.
 func (p *pod) acquire(ctx context.Context) (*warmContainer, error) {
-	timeout := p.agent.cfg.QueueTimeout
-	ctx, cancel := context.WithTimeoutCause(ctx, timeout-timeout/10, errQueueTimeout)
-	defer cancel()
+	begun := time.Now()
+	p.agent.acquiring.Add(1)
+	defer p.agent.acquiring.Add(-1)
 	warm, err := p.agent.warmers.Acquire(ctx, p.spec.Runtime)
+	if err != nil && p.agent.room.shortSince(begun) { // or there might have been one
+		err = fmt.Errorf("%w: %w", errNoRoom, err)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("get a warm container of %s: %w", p.spec.Runtime, err)
 	}
 	return warm, nil
+}
+
+// admit finds memory for what a container that was just leased is about to load:
+// of the pod's limit, and of the node. loaded ends the claim on the latter.
+func (p *pod) admit(ctx context.Context, inst *instance) (limits container.Resources, loaded func(), err error) {
+	if limits, err = p.allotment.join(ctx, inst); err != nil {
+		return limits, nil, err
+	}
+	// It will need what the one before it has used, if that is known.
+	more := min(max(p.used.Load()-warmBytes, loadBytes), max(limits.MemoryBytes-warmBytes, loadBytes))
+	loaded, err = p.agent.room.forLoad(ctx, more)
+	return limits, loaded, err
 }
 
 // prepare makes the pod's volumes once. Only attempts call it, so never two at
@@ -71,7 +94,11 @@ func (p *pod) prepare(ctx context.Context) error {
 	if have {
 		return nil
 	}
-	v, err := makeVolumes(ctx, p.agent.bundles, p.dir, p.spec, mounts)
+	sizes, err := emptyDirSizes(mounts, p.spec.Resources.TmpBytes, p.agent.cfg.limits(p.spec.Resources).MemoryBytes)
+	if err != nil {
+		return &failure{reason: ReasonVolumeFailed, message: err.Error()}
+	}
+	v, err := makeVolumes(ctx, p.agent.bundles, p.dir, p.spec, mounts, func(dir string) error { return p.agent.mountEmptyDirs(dir, sizes) })
 	if err != nil {
 		return err
 	}
@@ -97,7 +124,7 @@ func (p *pod) refill() {
 }
 
 // load turns an anonymous warm container into the pod's.
-func (p *pod) load(ctx context.Context, inst *instance) error {
+func (p *pod) load(ctx context.Context, inst *instance, limits container.Resources) error {
 	cfg := p.agent.cfg
 	// The worker keeps to the timeout by itself unless it is stuck in the
 	// function's code; then this one ends it.
@@ -105,7 +132,7 @@ func (p *pod) load(ctx context.Context, inst *instance) error {
 	defer cancel()
 	w := inst.warm
 	w.output.begin(p.log)
-	if err := w.container.SetResources(ctx, cfg.limits(p.spec.Resources)); err != nil {
+	if err := w.container.SetResources(ctx, limits); err != nil {
 		return fmt.Errorf("set the container's limits: %w", err)
 	}
 	if err := w.container.SetHostname(ctx, p.spec.hostname()); err != nil {

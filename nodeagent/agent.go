@@ -64,6 +64,16 @@ type Agent struct {
 	asking  chan struct{}
 	orphans *orphans
 	metrics *metrics
+	// share is what functions can have of this node; set before the control
+	// plane is told.
+	share Capacity
+	// room is what is left of its memory.
+	room *room
+	// acquiring counts pods that wait for a container.
+	acquiring atomic.Int32
+	evictions evictions
+	// mountEmptyDirs is another in tests without root.
+	mountEmptyDirs func(dir string, sizes map[string]int64) error
 
 	// readiness is why the agent is not ready; nil: it is.
 	readiness atomic.Pointer[error]
@@ -79,12 +89,13 @@ func New(cfg Config, conn Conn) (*Agent, error) {
 		return nil, err
 	}
 	a := &Agent{
-		cfg: cfg, log: cfg.Log, conn: conn,
+		cfg: cfg, log: cfg.Log, conn: conn, share: cfg.Capacity, mountEmptyDirs: mountEmptyDirs,
 		routes: router.NewTable(), outbox: newOutbox(), snapshot: newSnapshot(cfg), quarantine: newQuarantine(cfg.PortRest, quarantineSize), leaving: newLeaving(), orphans: newOrphans(cfg.Log), asking: make(chan struct{}, asksAtOnce), metrics: newMetrics(),
 	}
 	a.ctx, a.cancel = context.WithCancel(context.Background())
 	a.forwarder = router.NewForwarder(router.ForwarderConfig{Log: cfg.Log})
 	a.pods = newPods(a)
+	a.room = newRoom(unlimited, func() {})
 	a.metrics.watch(a)
 	a.notReady("it is starting")
 	return a, nil
@@ -269,7 +280,12 @@ func (a *Agent) shutdown(servers []*http.Server) error {
 
 // clearPods removes the folders of an earlier process's pods.
 func clearPods(cfg Config) error {
-	if err := os.RemoveAll(filepath.Join(cfg.WorkDir, "pods")); err != nil {
+	dir := filepath.Join(cfg.WorkDir, "pods")
+	// Deleting would go through what is mounted.
+	if err := unmountEmptyDirs(filepath.Join(dir, "*")); err != nil {
+		return fmt.Errorf("remove the emptyDirs of an earlier run's pods: %w", err)
+	}
+	if err := os.RemoveAll(dir); err != nil {
 		return fmt.Errorf("remove the folders of an earlier run's pods: %w", err)
 	}
 	return nil

@@ -41,9 +41,11 @@ type Assignment struct {
 	// Runtime names what its containers are made of, e.g. "node24".
 	Runtime string
 	// Entry is the folder of the code inside the container.
-	Entry     string
-	Mounts    []PodMount
-	Env       map[string]string
+	Entry  string
+	Mounts []PodMount
+	Env    map[string]string
+	// Resources are its limits and requests; TmpBytes of them is also what its
+	// emptyDirs may hold together.
 	Resources container.Resources
 	// IdleTimeout is how long the pod may be without activity before it is
 	// parked. Zero: it never is.
@@ -71,6 +73,9 @@ type PodMount struct {
 	Files map[string][]byte
 	// EmptyDir names a writable folder that lives as long as the pod is here.
 	EmptyDir string
+	// EmptyDirBytes is what fits into it; 0: what the pod's emptyDirs without a
+	// size have together.
+	EmptyDirBytes int64
 }
 
 // DNS is what /etc/resolv.conf says in the pod's containers.
@@ -122,6 +127,9 @@ func (a *Assignment) validate() error {
 			sources++
 			if !isFileName(m.EmptyDir) {
 				return refuse("the emptyDir name %q is no plain word", m.EmptyDir)
+			}
+			if m.EmptyDirBytes < 0 {
+				return refuse("the emptyDir %q has a size limit of %d bytes", m.EmptyDir, m.EmptyDirBytes)
 			}
 		}
 		if m.Files != nil {

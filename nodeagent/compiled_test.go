@@ -118,7 +118,7 @@ func TestACacheIsWrittenInAQuietMoment(t *testing.T) {
 		var at []time.Duration
 		ended := make(chan cause)
 		go func() {
-			ended <- i.watch(time.Hour, func() bool { return false }, func(ctx context.Context) {
+			ended <- i.watch(time.Hour, func(time.Duration) bool { return false }, func(ctx context.Context) {
 				at = append(at, time.Since(begun))
 				<-ctx.Done() // as long as it takes
 			})

@@ -69,9 +69,16 @@ type Config struct {
 	// processor and 512 MiB). Without any, a container would keep the low
 	// weight it was warmed with.
 	DefaultLimits container.Resources
-	// Capacity is what this node gives to functions, as the control plane is
-	// told.
+	// Capacity is what this node gives to the agent and all functions together;
+	// fields that are 0 are not known, and limited by the agent's control group
+	// alone. The control plane is told what is left of it for functions.
 	Capacity Capacity
+	// Reserve is what the agent keeps of it for itself (default a fifth of a
+	// processor and 192 MiB): functions cannot take that, whatever they do.
+	Reserve container.Resources
+	// PidsLimit is how many processes and threads together a container may have
+	// (default 512).
+	PidsLimit int64
 
 	// BootTimeout bounds the start of a container until its worker is warm
 	// (default 30 s), LoadTimeout the loading of a function (default 10 s).
@@ -113,6 +120,9 @@ type Capacity struct {
 	MilliCPU, MemoryBytes, Pods int64
 }
 
+// leastPids is what Node.js with its threads and a child process or two need.
+const leastPids = 32
+
 func (c Config) withDefaults() Config {
 	setIfZero(&c.DataPort, 7070)
 	setIfZero(&c.PodPort, 7071)
@@ -129,6 +139,9 @@ func (c Config) withDefaults() Config {
 	}
 	setIfZero(&c.DefaultLimits.MilliCPU, 1000)
 	setIfZero(&c.DefaultLimits.MemoryBytes, 512<<20)
+	setIfZero(&c.Reserve.MilliCPU, 200)
+	setIfZero(&c.Reserve.MemoryBytes, 192<<20)
+	setIfZero(&c.PidsLimit, 512)
 	setIfZero(&c.BootTimeout, 30*time.Second)
 	setIfZero(&c.LoadTimeout, 10*time.Second)
 	setIfZero(&c.EventLoopLimit, 30*time.Second)
@@ -179,6 +192,10 @@ func (c Config) validate() error {
 		return errors.New("agent: no runtime: give at least one name and root filesystem")
 	case c.EventLoopLimit > 0 && c.EventLoopLimit < 100*time.Millisecond:
 		return fmt.Errorf("agent: event loop limit %v: give at least 100ms, or a negative one for none", c.EventLoopLimit)
+	case c.Capacity.MilliCPU < 0 || c.Capacity.MemoryBytes < 0 || c.Reserve.MilliCPU < 0 || c.Reserve.MemoryBytes < 0:
+		return fmt.Errorf("agent: capacity %+v, reserve %dm and %d bytes: give no negative numbers", c.Capacity, c.Reserve.MilliCPU, c.Reserve.MemoryBytes)
+	case c.PidsLimit < leastPids:
+		return fmt.Errorf("agent: at most %d processes and threads in a container: Node.js itself needs %d", c.PidsLimit, leastPids)
 	case c.DataPort == c.PodPort:
 		return fmt.Errorf("agent: data port and pod port are both %d; give two", c.DataPort)
 	}

@@ -142,10 +142,10 @@ func (c *controlPlane) send(ctx context.Context, stream agentv1.AgentService_Con
 }
 
 func (c *controlPlane) hello() *agentv1.Hello {
-	cfg := c.agent.cfg
+	cfg, share := c.agent.cfg, c.agent.share
 	hello := &agentv1.Hello{
 		NodeName: cfg.NodeName, DataAddress: cfg.dataAddress(),
-		Capacity: &agentv1.Capacity{MilliCpu: cfg.Capacity.MilliCPU, MemoryBytes: cfg.Capacity.MemoryBytes, Pods: cfg.Capacity.Pods},
+		Capacity: &agentv1.Capacity{MilliCpu: share.MilliCPU, MemoryBytes: share.MemoryBytes, Pods: share.Pods},
 		Runtimes: slices.Sorted(maps.Keys(cfg.Runtimes)),
 	}
 	for _, p := range c.agent.pods.all() {
@@ -228,7 +228,7 @@ func assignmentOf(m *agentv1.Assignment) *Assignment {
 		Epoch: epochOf(m.GetEpoch()), PodUID: m.GetPodUid(), Namespace: m.GetNamespace(), PodName: m.GetPodName(),
 		Function: m.GetFunction(), Revision: m.GetRevision(), Runtime: m.GetRuntime(), Entry: m.GetEntry(),
 		Env:         map[string]string{},
-		Resources:   container.Resources{MilliCPU: m.GetResources().GetMilliCpu(), MemoryBytes: m.GetResources().GetMemoryBytes()},
+		Resources:   resourcesOf(m.GetResources()),
 		IdleTimeout: m.GetIdleTimeout().AsDuration(), StartParked: m.GetStartParked(), Hostname: m.GetHostname(),
 		Command: m.GetCommand(), WorkingDir: m.GetWorkingDir(), ParkServer: m.GetParkServer(),
 		DNS: DNS{Nameservers: m.GetDns().GetNameservers(), Searches: m.GetDns().GetSearches(), Options: m.GetDns().GetOptions()},
@@ -254,11 +254,19 @@ func assignmentOf(m *agentv1.Assignment) *Assignment {
 				pm.Files = map[string][]byte{}
 			}
 		case *agentv1.Mount_EmptyDir:
-			pm.EmptyDir = s.EmptyDir.GetName()
+			pm.EmptyDir, pm.EmptyDirBytes = s.EmptyDir.GetName(), s.EmptyDir.GetSizeBytes()
 		}
 		a.Mounts = append(a.Mounts, pm)
 	}
 	return a
+}
+
+func resourcesOf(m *agentv1.Resources) container.Resources {
+	return container.Resources{
+		MilliCPU: m.GetMilliCpu(), MilliCPURequest: m.GetMilliCpuRequest(),
+		MemoryBytes: m.GetMemoryBytes(), MemoryRequestBytes: m.GetMemoryRequestBytes(),
+		TmpBytes: m.GetEphemeralBytes(),
+	}
 }
 
 var stateMessages = map[State]agentv1.PodState{

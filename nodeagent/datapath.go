@@ -214,7 +214,7 @@ func (a *Agent) unavailable(w http.ResponseWriter, r *http.Request, err error) {
 		return
 	}
 	problem := router.Problem{Status: http.StatusServiceUnavailable, Code: refusal(err), Message: err.Error(), RetryAfter: time.Second}
-	if problem.Code == "QueueFull" || problem.Code == "QueueTimeout" {
+	if problem.Code == "QueueFull" || problem.Code == "QueueTimeout" || problem.Code == "NodeFull" {
 		problem.RetryAfter = 5 * time.Second
 	}
 	router.WriteProblem(w, r, problem)
@@ -227,6 +227,8 @@ func refusal(err error) string {
 		return asFailure(err).reason
 	case errors.Is(err, errQueueFull):
 		return "QueueFull"
+	case errors.Is(err, errNoRoom):
+		return "NodeFull"
 	case errors.Is(err, errQueueTimeout), errors.Is(err, context.DeadlineExceeded):
 		return "QueueTimeout"
 	case errors.Is(err, errWithdrawn):

@@ -18,7 +18,8 @@ import (
 // Reasons of containers that ended; the worker gives others (UncaughtException,
 // UnhandledRejection).
 const (
-	// ReasonOutOfMemory: the kernel ended the container at its memory limit.
+	// ReasonOutOfMemory: the kernel ended the container at its memory limit, or at
+	// that of all together.
 	// It is Kubernetes' own word.
 	ReasonOutOfMemory = "OOMKilled"
 	// ReasonHeapOutOfMemory: V8 ended the process at the limit of its heap.
@@ -106,6 +107,8 @@ func exitFailure(w *warmContainer, startedAt time.Time) *failure {
 func deathFailure(status container.ExitStatus, word *workerconn.Ending, output string) *failure {
 	f := &failure{reason: ReasonExited}
 	switch {
+	case status.NodeFull:
+		f.reason, f.message = ReasonOutOfMemory, "the memory that this node gives to functions was used up, and the kernel ended this container, which was below its own limit; give the pod a larger resources.requests.memory, or the node's agent more memory"
 	case status.OOMKilled:
 		f.reason, f.message = ReasonOutOfMemory, "the container used more memory than its limit; give the pod a larger resources.limits.memory"
 	case aborted(status) && strings.Contains(output, heapIsFull):

@@ -134,6 +134,14 @@ func startTestAgent(t *testing.T, adapt func(*testAgent, *Config)) *testAgent {
 		t.Fatal(err)
 	}
 	ta.Agent = a
+	a.mountEmptyDirs = func(dir string, sizes map[string]int64) error { // mounts would need root
+		for name := range sizes {
+			if err := os.Mkdir(emptyDirFilesystem(dir, name), 0o755); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
 	a.addresses = newAddressBook(ta.owner, a.log)
 	stock, err := openPool(a, &starter{
 		runtime: ta.runtime, sockets: openFakeSocket, rootFS: a.cfg.Runtimes, args: a.cfg.WorkerArgs, bootTimeout: a.cfg.BootTimeout, log: a.log,

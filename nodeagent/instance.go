@@ -29,6 +29,10 @@ type instance struct {
 	// fate is why the container ended, once that is known.
 	fate     *fate
 	compiled compiled
+	// allotment is that of its pod, once it has a part in it.
+	allotment *allotment
+	// evict is told that somebody else needs the memory.
+	evict chan struct{}
 
 	stopOnce sync.Once
 	stop     chan struct{}
@@ -43,7 +47,7 @@ func newInstance(w *warmContainer, now time.Time, limit time.Duration, delayed f
 	i := &instance{
 		warm: w, lease: rand.Text(), nonce: rand.Text(), leasedAt: now,
 		usage: newUsage(now), watchdog: watchdog{limit: limit}, fate: newFate(),
-		stop: make(chan struct{}), ended: make(chan struct{}),
+		stop: make(chan struct{}), ended: make(chan struct{}), evict: make(chan struct{}, 1),
 	}
 	report := func(a activityReport) {
 		i.usage.report(a, time.Now())
@@ -94,10 +98,10 @@ func (c cause) String() string {
 }
 
 // watch waits for the instance's end. park is asked when the instance has been
-// idle for the timeout, and says whether it is parked now. compile is called
-// once, when it has been idle for compileQuiet, if it holds the claim to write
-// its compile cache.
-func (i *instance) watch(idleTimeout time.Duration, park func() bool, compile func(context.Context)) cause {
+// idle for the timeout, or when somebody else needs its memory, and says whether
+// it was idle for so long and is parked now. compile is called once, when it has
+// been idle for compileQuiet, if it holds the claim to write its compile cache.
+func (i *instance) watch(idleTimeout time.Duration, park func(idle time.Duration) bool, compile func(context.Context)) cause {
 	var quiet <-chan time.Time
 	if i.compiled.claim != nil {
 		quiet = time.After(compileQuiet)
@@ -144,9 +148,13 @@ func (i *instance) watch(idleTimeout time.Duration, park func() bool, compile fu
 			}
 			quiet = nil
 			i.untilStopped(compile)
+		case <-i.evict:
+			if park(min(evictIdle, idleTimeout)) {
+				return causeIdle
+			}
 		case <-due:
 			idle := i.usage.idleFor(time.Now())
-			if idle >= idleTimeout && park() {
+			if idle >= idleTimeout && park(idleTimeout) {
 				return causeIdle
 			}
 			// Busy: look again after a whole timeout; whoever becomes idle in

@@ -55,7 +55,7 @@ func openNode(ctx context.Context, a *Agent) (_ *node, err error) {
 	}
 	n.undo = append(n.undo, func(context.Context) error { return cgroups.Close() })
 	runc, err := container.NewRunc(container.RuncOptions{
-		Binary: cfg.Runc, WorkDir: filepath.Join(cfg.WorkDir, "containers"), Cgroups: cgroups, Logger: cfg.Log,
+		Binary: cfg.Runc, WorkDir: filepath.Join(cfg.WorkDir, "containers"), Cgroups: cgroups, PidsLimit: cfg.PidsLimit, Logger: cfg.Log,
 	})
 	if err != nil {
 		return nil, err
@@ -64,6 +64,13 @@ func openNode(ctx context.Context, a *Agent) (_ *node, err error) {
 	if err := runc.Sweep(ctx); err != nil {
 		return nil, err
 	}
+	// Nothing uses the functions' memory now, so any limit can be set.
+	functions, err := cgroups.Divide(container.Resources{MilliCPU: cfg.Capacity.MilliCPU, MemoryBytes: cfg.Capacity.MemoryBytes}, cfg.Reserve)
+	if err != nil {
+		return nil, err
+	}
+	a.share.MilliCPU, a.share.MemoryBytes = functions.MilliCPU, functions.MemoryBytes
+	a.room = newRoom(cgroups.MemoryLeft, a.makeRoom)
 	if err := clearPods(cfg); err != nil {
 		return nil, err
 	}

@@ -18,7 +18,7 @@ func (p *pod) supervise(i *instance) bool {
 		if i.stays {
 			idleTimeout = 0
 		}
-		c := i.watch(idleTimeout, func() bool { return p.park(i) }, func(ctx context.Context) { p.agent.writeCompiled(ctx, i) })
+		c := i.watch(idleTimeout, func(idle time.Duration) bool { return p.park(i, idle) }, func(ctx context.Context) { p.agent.writeCompiled(ctx, i) })
 		p.end(i, c)
 	})
 	if !started {
@@ -28,13 +28,13 @@ func (p *pod) supervise(i *instance) bool {
 	return started
 }
 
-// park takes an idle instance out of service. A request that comes later finds
+// park takes an instance out of service that has been idle for so long. A request that comes later finds
 // the pod parked and gets a fresh container; one that came earlier has begun
 // its use under the same lock, and the instance is not idle.
-func (p *pod) park(i *instance) bool {
+func (p *pod) park(i *instance, idle time.Duration) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.current != i || i.usage.idleFor(time.Now()) < p.spec.IdleTimeout {
+	if p.current != i || i.usage.idleFor(time.Now()) < idle {
 		return false
 	}
 	p.detach(i)
@@ -75,6 +75,9 @@ func (p *pod) end(i *instance, c cause) {
 
 	switch c {
 	case causeIdle:
+		if used, err := i.warm.container.MemoryInUse(p.agent.ctx); err == nil { // else it has just ended
+			p.used.Store(used)
+		}
 		_, drained := p.drain(i, p.agent.cfg.DrainGrace)
 		p.agent.linger(i)
 		if drained {
@@ -186,8 +189,16 @@ func (a *Agent) linger(i *instance) {
 // dispose destroys a leased container. Connections that were still in its
 // queue are taken over; its port rests until no router can believe in it.
 func (a *Agent) dispose(i *instance) {
-	defer close(i.ended)
-	defer i.releaseCompiled()
+	defer func() {
+		i.releaseCompiled()
+		if i.allotment != nil {
+			if err := i.allotment.leave(i); err != nil {
+				a.log.Error("the memory of an ended container", "container", i.warm.container.ID(), "err", err)
+			}
+		}
+		close(i.ended)
+		a.room.freed()
+	}()
 	ctx := context.WithoutCancel(a.ctx)
 	for delay := 100 * time.Millisecond; ; delay *= 2 {
 		err := i.warm.destroy(ctx)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"reflect"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"sanfran.dev/nodeagent/logs"
@@ -39,6 +40,11 @@ type pod struct {
 	// filling is held while volumes are made or their files written anew. It
 	// is taken before mu.
 	filling sync.Mutex
+	// allotment is how the pod's memory is divided between its containers.
+	allotment *allotment
+	// used is what its last container used when it was parked, in bytes; 0: not
+	// known.
+	used atomic.Int64
 
 	mu    sync.Mutex
 	epoch Epoch

@@ -101,7 +101,7 @@ func (ps *pods) take(a *Assignment) error {
 	p := &pod{
 		agent: ps.agent, spec: a, epoch: a.Epoch, mounts: a.Mounts, life: newLifecycle(),
 		dir:       filepath.Join(ps.agent.cfg.WorkDir, "pods", fmt.Sprintf("%s-%d", a.PodUID, ps.made)),
-		instances: map[*instance]struct{}{},
+		instances: map[*instance]struct{}{}, allotment: newAllotment(ps.agent.cfg.limits(a.Resources)),
 	}
 	if err := ps.agent.addresses.claim(p); err != nil {
 		return fmt.Errorf("pod %s: %w", a.PodUID, err)

@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"maps"
+	"math"
 	"slices"
 
 	"sanfran.dev/nodeagent/pool"
@@ -13,10 +15,17 @@ import (
 // stock is one pool of warm containers for each runtime.
 type stock struct {
 	pools map[string]*pool.Pool[*warmContainer]
+	// most is how many containers of a runtime are kept at most, whatever the
+	// target: together they take half of the node's memory for functions.
+	most int
+	log  *slog.Logger
 }
 
 func openPool(a *Agent, s *starter) (*stock, error) {
-	st := &stock{pools: map[string]*pool.Pool[*warmContainer]{}}
+	st := &stock{pools: map[string]*pool.Pool[*warmContainer]{}, most: math.MaxInt, log: a.log}
+	if share := a.share.MemoryBytes; share > 0 {
+		st.most = max(1, int(share/2/warmBytes)/len(a.cfg.Runtimes))
+	}
 	for runtime := range a.cfg.Runtimes {
 		p, err := pool.New(st.config(a, s, runtime))
 		if err != nil {
@@ -25,12 +34,12 @@ func openPool(a *Agent, s *starter) (*stock, error) {
 		st.pools[runtime] = p
 	}
 	// Nothing starts before the map is whole: guard reads it.
-	for runtime, p := range st.pools {
+	for runtime := range st.pools {
 		target := a.cfg.PoolUnused
 		if runtime == a.cfg.DefaultRuntime {
 			target = a.cfg.PoolTarget
 		}
-		if err := p.SetTarget(target); err != nil {
+		if err := st.SetTarget(runtime, target); err != nil {
 			return nil, errors.Join(err, st.Close(context.WithoutCancel(a.ctx)))
 		}
 	}
@@ -42,6 +51,11 @@ func (st *stock) config(a *Agent, s *starter, runtime string) pool.Config[*warmC
 	return pool.Config[*warmContainer]{
 		StartTimeout: a.cfg.BootTimeout, Logger: a.log.With("runtime", runtime),
 		Start: func(ctx context.Context) (*warmContainer, error) {
+			started, err := a.room.forStart(ctx)
+			if err != nil {
+				return nil, err
+			}
+			defer started()
 			w, err := s.Start(ctx, runtime)
 			if err == nil {
 				st.guard(w)
@@ -87,6 +101,10 @@ func (st *stock) SetTarget(runtime string, warm int) error {
 	p, ok := st.pools[runtime]
 	if !ok {
 		return fmt.Errorf("this node makes no containers of the runtime %q", runtime)
+	}
+	if warm > st.most {
+		st.log.Warn("the pool's target is more than half of the node's memory for functions holds; fewer are kept", "runtime", runtime, "target", warm, "kept", st.most)
+		warm = st.most
 	}
 	return p.SetTarget(warm)
 }

@@ -27,8 +27,9 @@ type volumes struct {
 
 // makeVolumes fetches the bundles of the mounts and writes their files, and
 // those of /etc, into dir, which must not exist and belongs to the volumes from
-// then on. Its errors are *failure. ctx ends a download.
-func makeVolumes(ctx context.Context, bundles Bundles, dir string, a *Assignment, mounts []PodMount) (_ *volumes, err error) {
+// then on; emptyDirs makes what holds the emptyDirs there. Its errors are
+// *failure. ctx ends a download.
+func makeVolumes(ctx context.Context, bundles Bundles, dir string, a *Assignment, mounts []PodMount, emptyDirs func(dir string) error) (_ *volumes, err error) {
 	v := &volumes{dir: dir}
 	defer func() {
 		if err != nil {
@@ -38,6 +39,9 @@ func makeVolumes(ctx context.Context, bundles Bundles, dir string, a *Assignment
 	// Nobody but the agent walks through here: containers get binds.
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, &failure{reason: ReasonVolumeFailed, message: fmt.Sprintf("make the pod's folder: %v", err)}
+	}
+	if err := emptyDirs(dir); err != nil {
+		return nil, &failure{reason: ReasonVolumeFailed, message: fmt.Sprintf("make the pod's emptyDirs: %v", err)}
 	}
 	for i, m := range mounts {
 		if m.Bundle != "" {
@@ -80,7 +84,7 @@ func bundleReason(err error) string {
 
 func (v *volumes) writeMount(i int, m PodMount) (container.Mount, error) {
 	if m.EmptyDir != "" {
-		source := filepath.Join(v.dir, "empty-"+m.EmptyDir)
+		source := emptyDirFolder(v.dir, m)
 		if err := os.Mkdir(source, 0o777); err != nil && !errors.Is(err, fs.ErrExist) {
 			return container.Mount{}, err
 		}
@@ -211,6 +215,9 @@ func inherit(dir string) error {
 func (v *volumes) remove() error {
 	for _, b := range v.bundles {
 		b.Release()
+	}
+	if err := unmountEmptyDirs(v.dir); err != nil {
+		return fmt.Errorf("remove the pod's emptyDirs: %w", err)
 	}
 	if err := os.RemoveAll(v.dir); err != nil {
 		return fmt.Errorf("remove the pod's folder: %w", err)
