@@ -6,9 +6,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
+	"net/http"
 	"net/netip"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"runtime"
 	"testing"
@@ -32,6 +35,10 @@ const (
 	victimDir          = "SANFRAN_TEST_VICTIM"
 	victimControlPlane = "SANFRAN_TEST_VICTIM_CONTROL_PLANE"
 	victimBPF          = "SANFRAN_TEST_VICTIM_BPF"
+	// victimGroup, if set, is the control group that it is a pod's process in;
+	// victimHealth is then where it serves /healthz.
+	victimGroup  = "SANFRAN_TEST_VICTIM_GROUP"
+	victimHealth = "SANFRAN_TEST_VICTIM_HEALTH"
 )
 
 func runVictim(dir string) error {
@@ -41,11 +48,29 @@ func runVictim(dir string) error {
 		return err
 	}
 	defer conn.Close()
-	a, err := New(nodeConfig(dir), conn)
+	group := os.Getenv(victimGroup)
+	cfg := nodeConfig(dir)
+	if group != "" {
+		if err := enterPodGroup(group); err != nil {
+			return err
+		}
+		cfg.CgroupBase = ""
+		cfg.Log = slog.New(slog.NewTextHandler(os.Stderr, nil))
+	}
+	a, err := New(cfg, conn)
 	if err != nil {
 		return err
 	}
-	return a.Run(context.Background())
+	if group != "" {
+		health, err := net.Listen("tcp", os.Getenv(victimHealth))
+		if err != nil {
+			return err
+		}
+		go func() { _ = http.Serve(health, a.Handler()) }()
+	}
+	ctx, cancel := signal.NotifyContext(context.Background(), unix.SIGTERM)
+	defer cancel()
+	return a.Run(ctx)
 }
 
 // world is the file of a network namespace beyond the node, joined to it.
