@@ -122,7 +122,7 @@ func TestLeavesV1(t *testing.T) {
 	}
 	want := map[string]string{
 		"cpu/cpu.cfs_quota_us": "200000", "memory/memory.limit_in_bytes": "2147483648", "pids/pids.max": "4096",
-		"cpu/agent/cpu.shares": "14744", "cpu/functions/cpu.shares": "1843", "cpu/functions/cpu.cfs_period_us": "100000", "cpu/functions/cpu.cfs_quota_us": "180000",
+		"cpu/agent/cpu.shares": "14744", "cpu/functions/cpu.shares": "1843", "cpu/functions/cpu.cfs_quota_us": "180000",
 		"memory/functions/memory.limit_in_bytes": "1946157056", "pids/functions/pids.max": "3584",
 	}
 	if diff := cmp.Diff(want, golden(t, root)); diff != "" {

@@ -28,13 +28,11 @@ func limitWrites(v2 bool, r Resources) []cgroupWrite {
 			weight = r.MilliCPURequest
 		}
 		writes = weightWrites(v2, cpuShares(weight))
-		quota, period := strconv.FormatInt(cpuQuota(m), 10), strconv.Itoa(cpuPeriod)
+		quota := strconv.FormatInt(cpuQuota(m), 10)
 		if v2 {
-			writes = append(writes, cgroupWrite{"cpu", "cpu.max", quota + " " + period, false})
-		} else {
-			writes = append(writes,
-				cgroupWrite{"cpu", "cpu.cfs_period_us", period, true},
-				cgroupWrite{"cpu", "cpu.cfs_quota_us", quota, true})
+			writes = append(writes, cgroupWrite{"cpu", "cpu.max", quota + " " + strconv.Itoa(cpuPeriod), false})
+		} else { // the period is the kernel's own: nobody has changed it
+			writes = append(writes, cgroupWrite{"cpu", "cpu.cfs_quota_us", quota, true})
 		}
 	}
 	if r.MemoryBytes > 0 {

@@ -47,7 +47,7 @@ func TestLimitWrites(t *testing.T) {
 	}{
 		"nothing": {true, Resources{}, nil},
 		"v1": {false, Resources{MilliCPU: 1500, MemoryBytes: 1 << 20}, []cgroupWrite{
-			{File: "cpu.shares", Value: "1536"}, {File: "cpu.cfs_period_us", Value: "100000"}, {File: "cpu.cfs_quota_us", Value: "150000"},
+			{File: "cpu.shares", Value: "1536"}, {File: "cpu.cfs_quota_us", Value: "150000"},
 			{File: "memory.limit_in_bytes", Value: "1048576"},
 		}},
 		"v2": {true, Resources{MilliCPU: 1000, MemoryBytes: 1 << 20}, []cgroupWrite{
