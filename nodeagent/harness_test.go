@@ -103,6 +103,8 @@ type testAgent struct {
 	t *testing.T
 	// offline agents start without a control plane.
 	offline bool
+	// left is the node's memory; nil: unlimited.
+	left    func(need int64) (int64, error)
 	cp      *fakeControlPlane
 	workers *fakeWorkers
 	runtime *containertest.Fake
@@ -134,6 +136,9 @@ func startTestAgent(t *testing.T, adapt func(*testAgent, *Config)) *testAgent {
 		t.Fatal(err)
 	}
 	ta.Agent = a
+	if ta.left != nil {
+		a.room = newRoom(ta.left, a.makeRoom)
+	}
 	a.mountEmptyDirs = func(dir string, sizes map[string]int64) error { // mounts would need root
 		for name := range sizes {
 			if err := os.Mkdir(emptyDirFilesystem(dir, name), 0o755); err != nil {
