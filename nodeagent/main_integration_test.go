@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"net/http"
 	"net/netip"
 	"os"
 	"os/signal"
@@ -50,12 +49,12 @@ func runVictim(dir string) error {
 	defer conn.Close()
 	group := os.Getenv(victimGroup)
 	cfg := nodeConfig(dir)
+	cfg.Log = slog.Default()
 	if group != "" {
 		if err := enterPodGroup(group); err != nil {
 			return err
 		}
 		cfg.CgroupBase = ""
-		cfg.Log = slog.New(slog.NewTextHandler(os.Stderr, nil))
 	}
 	a, err := New(cfg, conn)
 	if err != nil {
@@ -66,7 +65,7 @@ func runVictim(dir string) error {
 		if err != nil {
 			return err
 		}
-		go func() { _ = http.Serve(health, a.Handler()) }()
+		go func() { _ = newServer(a.Handler(), cfg.Log).Serve(health) }()
 	}
 	ctx, cancel := signal.NotifyContext(context.Background(), unix.SIGTERM)
 	defer cancel()

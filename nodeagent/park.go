@@ -28,9 +28,9 @@ func (p *pod) supervise(i *instance) bool {
 	return started
 }
 
-// park takes an instance out of service that has been idle for so long. A request that comes later finds
-// the pod parked and gets a fresh container; one that came earlier has begun
-// its use under the same lock, and the instance is not idle.
+// park takes an instance out of service that has been idle for so long. A request
+// that comes later finds the pod parked and gets a fresh container; one that came
+// earlier has begun its use under the same lock, and the instance is not idle.
 func (p *pod) park(i *instance, idle time.Duration) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
