@@ -53,6 +53,7 @@ type Runc struct {
 	lock        *os.File
 	seccomp     *specs.LinuxSeccomp
 	oomScoreAdj int // the agent's own
+	sysctl      map[string]string
 	openFiles   uint64
 	hostIDs     hostIDs
 	logger      *slog.Logger
@@ -92,6 +93,9 @@ func NewRunc(opts RuncOptions) (_ *Runc, err error) {
 	}
 	if r.seccomp, err = seccompProfile(); err != nil {
 		return nil, err
+	}
+	if r.sysctl, err = shareSysctls(r.binary, opts.StartTimeout); err != nil {
+		r.logger.Warn("a container may take all inotify instances that the node's root has", "error", err)
 	}
 	if r.oomScoreAdj, err = ownOOMScore(); err != nil {
 		return nil, err

@@ -35,6 +35,7 @@ type specInput struct {
 	TmpBytes     int64
 	SwapAccount  bool // the kernel can limit memory and swap together
 	Seccomp      *specs.LinuxSeccomp
+	Sysctl       map[string]string // of the container's own namespaces
 	DefaultLimit Resources
 }
 
@@ -65,7 +66,9 @@ func ociSpec(in specInput) *specs.Spec {
 			OOMScoreAdj:     &in.OOMScoreAdj,
 			Rlimits: []specs.POSIXRlimit{
 				{Type: "RLIMIT_CORE"},
+				{Type: "RLIMIT_MSGQUEUE", Hard: messageQueueBytes, Soft: messageQueueBytes},
 				{Type: "RLIMIT_NOFILE", Hard: in.OpenFiles, Soft: in.OpenFiles},
+				{Type: "RLIMIT_SIGPENDING", Hard: queuedSignals, Soft: queuedSignals},
 			},
 		},
 		Mounts: specMounts(in.TmpBytes),
@@ -77,6 +80,7 @@ func ociSpec(in specInput) *specs.Spec {
 			Resources:         specResources(cfg.Resources.or(in.DefaultLimit), in.PidsLimit, in.SwapAccount),
 			RootfsPropagation: "rslave", // what Mount binds under the root later comes in, nothing goes out
 			Seccomp:           in.Seccomp,
+			Sysctl:            in.Sysctl,
 			MaskedPaths: []string{
 				"/proc/acpi", "/proc/asound", "/proc/interrupts", "/proc/kcore", "/proc/keys",
 				"/proc/latency_stats", "/proc/sched_debug", "/proc/scsi", "/proc/timer_list", "/proc/timer_stats",

@@ -93,6 +93,7 @@ func (r *Runc) writeSpec(slot slotDir, cfg Config, hostID uint32) error {
 		TmpBytes:     r.opts.TmpBytes,
 		SwapAccount:  r.opts.Cgroups.swapAccount,
 		Seccomp:      r.seccomp,
+		Sysctl:       r.sysctl,
 		DefaultLimit: r.opts.Defaults,
 	}))
 	if err != nil {
