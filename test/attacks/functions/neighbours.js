@@ -1,0 +1,74 @@
+// What another function has: files, environment, memory, inter-process
+// communication, and traces of it in what all share.
+'use strict'
+const fs = require('node:fs')
+const http = require('node:http')
+const { getCompileCacheDir } = require('node:module')
+const { Refused, native, nativeLeft } = require('./attempt.js')
+
+// The secret is looked for in whatever can be read.
+function search (secret, files) {
+  let refusal = new Refused('NONE', 'nothing to read')
+  for (const file of files) {
+    try {
+      if (fs.readFileSync(file).includes(secret)) return `read the secret in ${file}`
+      refusal = new Refused('NONE', 'the secret is not there')
+    } catch (error) {
+      if (typeof error.code !== 'string') throw error
+    }
+  }
+  throw refusal
+}
+
+const processes = () => fs.readdirSync('/proc').filter((name) => Number(name) > 0)
+
+function filesBelow (folder, depth = 4) {
+  let entries = []
+  try { entries = fs.readdirSync(folder, { withFileTypes: true }) } catch {}
+  return entries.flatMap((entry) => {
+    const path = `${folder}/${entry.name}`
+    if (entry.isDirectory()) return depth > 0 ? filesBelow(path, depth - 1) : []
+    return entry.isFile() ? [path] : []
+  })
+}
+
+module.exports = {
+  tmp: ({ secret }) => search(secret, [...filesBelow('/tmp'), '/tmp/victim']),
+  shm: ({ secret }) => search(secret, [...filesBelow('/dev/shm'), '/dev/shm/victim']),
+  volumes: ({ secret }) => search(secret, ['/function', '/data', '/etc', '/run', '/var', '/home', '/opt/sanfran'].flatMap((folder) => filesBelow(folder))),
+  logs: ({ secret }) => search(secret, filesBelow('/var/log')),
+  environment: ({ secret }) => search(secret, processes().map((pid) => `/proc/${pid}/environ`)),
+  commands: ({ secret }) => search(secret, processes().map((pid) => `/proc/${pid}/cmdline`)),
+  namespaces: ({ namespaces }) => {
+    const shared = Object.keys(namespaces).filter((name) => name !== 'time' && name !== 'time_for_children' && fs.readlinkSync(`/proc/self/ns/${name}`) === namespaces[name])
+    if (shared.length > 0) return `shares ${shared} with another function`
+    throw new Refused('NONE', 'shares no namespace')
+  },
+  'shared-memory': () => native('find-shm'),
+  'message-queue': () => native('find-queue'),
+  'abstract-socket': () => native('find-socket'),
+  ptrace: () => native('ptrace'),
+  process_vm_readv: () => native('process_vm_readv'),
+  kill: () => native('kill'),
+  // Files of the root are the same for all: who opens them must not be seen.
+  watch: (facts) => new Promise((resolve, reject) => {
+    const watchers = ['/usr/local/bin/node', '/opt/sanfran/worker/main.js', '/opt/sanfran/worker', '/etc'].map((path) => fs.watch(path, (event) => end(resolve, `saw ${event} of ${path}`)))
+    const end = (settle, what) => { watchers.forEach((watcher) => watcher.close()); settle(what) }
+    http.get(`http://${facts.victim}/touch`, (answer) => {
+      answer.resume()
+      answer.on('end', () => setTimeout(end, 200, reject, new Refused('NONE', 'saw nothing')))
+    }).on('error', (error) => end(reject, error))
+  }),
+  // What the kernel counts together for all containers; the runner looks whether
+  // a neighbour still gets some.
+  'take-inotify': () => nativeLeft('take-all', 'inotify'),
+  'take-timer': () => nativeLeft('take-all', 'timer'),
+  'take-queue': () => nativeLeft('take-all', 'queue'),
+  'take-lock': () => nativeLeft('take-all', 'lock'),
+  'compile-cache': () => {
+    const folder = getCompileCacheDir()
+    if (!folder) throw new Refused('NONE', 'the bundle has no compile cache')
+    fs.writeFileSync(`${folder}/00000000`, '')
+    return `wrote into ${folder}`
+  },
+}
