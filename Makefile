@@ -126,6 +126,11 @@ test-e2e: ## End-to-end tests on a local Kubernetes of their own; needs root
 	@internal/tools/require.sh cluster
 	@test/e2e/run.sh
 
+.PHONY: test-attacks
+test-attacks: ## Attack the installation from inside functions, and say what held
+	@[ -n "$${KUBECONFIG:-}" ] || internal/tools/require.sh cluster
+	@test/attacks/run.sh
+
 .PHONY: test-long
 test-long: ## Long tests: outages, soaks, scale; one part alone with PART=<name>
 	@internal/tools/require.sh cluster

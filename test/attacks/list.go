@@ -18,6 +18,9 @@ type Attack struct {
 	Once bool
 	// Looks are the addresses at which nobody may be answered by the attacker.
 	Looks func(Facts) []string
+	// Open says why nothing stands in the way yet, of an attack that succeeds and
+	// gains little; docs/isolation.md says so, too.
+	Open string
 	// Takes is what it leaves nothing of to others, unless the wall holds.
 	Takes string
 }
@@ -190,6 +193,8 @@ func neighbourAttacks() []Attack {
 		neighbour("process_vm_readv", "another's memory", wallPID, "ESRCH EPERM"),
 		neighbour("kill", "to signal another's processes", wallPID, "ESRCH EPERM"),
 		neighbour("watch", "when another opens files of the shared root", "an overlay of its own", "NONE"),
+		{Name: "neighbours/watch-bundle", Aim: "when another opens files of a bundle that both have", Wall: "nothing", Refusals: "NONE",
+			Open: "functions with the same bundle share its files"},
 		neighbour("compile-cache", "to plant code in the compile cache", wallNamespaced, "EROFS EACCES"),
 	}
 }

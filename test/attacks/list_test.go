@@ -94,6 +94,7 @@ func intersect(names map[string]bool, with []string) map[string]bool {
 func TestJudge(t *testing.T) {
 	refusable := Attack{Name: "kernel/mount", Refusals: "EPERM EACCES"}
 	flood := Attack{Name: "floods/disk", Refusals: "ENOSPC"}
+	open := Attack{Name: "neighbours/watch-bundle", Refusals: "NONE", Open: "because"}
 	contained := Attack{Name: "descriptors/control-garbage"}
 	for _, c := range []struct {
 		name   string
@@ -108,6 +109,8 @@ func TestJudge(t *testing.T) {
 		{"a mistake in the attack", refusable, answer{Broken: "TypeError"}, "could not be made"},
 		{"a mistake in a flood", flood, answer{Broken: "TypeError"}, "could not be made"},
 		{"a flood that ended its function", flood, answer{silent: true}, ""},
+		{"known to succeed", open, answer{How: "saw"}, ""},
+		{"known to succeed, and refused now", open, answer{Refused: true, Code: "NONE"}, "open no more"},
 		{"contained", contained, answer{How: "sent"}, ""},
 		{"contained and killed", contained, answer{silent: true}, ""},
 	} {

@@ -95,8 +95,8 @@ type Result struct {
 	How string
 	// Err is nil where the wall held.
 	Err error
-	// Skipped: it was not made.
-	Skipped bool
+	// Skipped: it was not made. Open: it succeeded, as is known.
+	Skipped, Open bool
 }
 
 // Suite runs attacks on an installation. Its fields are set before Run, and are
@@ -241,6 +241,10 @@ func judge(a Attack, got answer) Result {
 	switch {
 	case got.Broken != "":
 		r.Err = fmt.Errorf("%s could not be made: %s", a.Name, got.Broken)
+	case a.Open != "" && !got.silent:
+		if r.Open = !got.Refused; got.Refused {
+			r.Err = fmt.Errorf("%s was refused with %s %s: it is open no more, so the list should say what holds it", a.Name, got.Code, got.How)
+		}
 	case got.Refused:
 		r.How = got.Code + " " + got.How
 		// Of those that listen, being refused is even better.

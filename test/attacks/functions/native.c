@@ -590,6 +590,15 @@ static void find_socket(void) {
 	attempt(connect(fd, (struct sockaddr *)&a, offsetof(struct sockaddr_un, sun_path) + 15), "connect to an abstract socket");
 }
 
+// Waits a second for anybody to open, read or close files.
+static void watch(void) {
+	int fd = must(inotify_init1(IN_CLOEXEC), "inotify");
+	for (int i = 0; words[i]; i++) must(inotify_add_watch(fd, words[i], IN_ALL_EVENTS), words[i]);
+	struct pollfd p = { fd, POLLIN, 0 };
+	if (poll(&p, 1, 1000) == 0) { printf("refused NONE saw nothing\n"); exit(0); }
+	got("sees what another opens");
+}
+
 // Says where the listener is: what a hostile neighbour might learn.
 static void whereabouts(void) {
 	struct sockaddr_in a;
@@ -747,7 +756,7 @@ static const struct { const char *name; void (*run)(void); } attacks[] = {
 	{ "force-buffer", force_buffer }, { "node-namespace", host_namespace }, { "node-interface", host_interface }, { "node-address", host_address },
 	{ "control-garbage", control_garbage }, { "control-line", control_line }, { "control-flood", control_flood }, { "control-descriptors", control_descriptors },
 	{ "control-close", control_close }, { "log-garbage", log_garbage }, { "log-read", log_read },
-	{ "hold", hold }, { "find-shm", find_shm }, { "find-queue", find_queue }, { "find-socket", find_socket }, { "whereabouts", whereabouts },
+	{ "hold", hold }, { "find-shm", find_shm }, { "find-queue", find_queue }, { "find-socket", find_socket }, { "watch", watch }, { "whereabouts", whereabouts },
 	{ "take-all", take_all }, { "use", use },
 	{ "stay", stay }, { "fork-bomb", fork_bomb }, { "spin", spin },
 };

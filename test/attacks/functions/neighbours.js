@@ -4,7 +4,7 @@
 const fs = require('node:fs')
 const http = require('node:http')
 const { getCompileCacheDir } = require('node:module')
-const { Refused, native, nativeLeft } = require('./attempt.js')
+const { Refused, native, nativeBeside, nativeLeft } = require('./attempt.js')
 
 // The secret is looked for in whatever can be read.
 function search (secret, files) {
@@ -32,6 +32,15 @@ function filesBelow (folder, depth = 4) {
   })
 }
 
+// watch sees whether the victim's opening of files is told here.
+function watch (facts, paths) {
+  return new Promise((resolve, reject) => {
+    const watcher = nativeBeside('watch', ...paths)
+    watcher.then(resolve, reject)
+    setTimeout(() => http.get(`http://${facts.victim}/touch`, (answer) => answer.resume()).on('error', reject), 200)
+  })
+}
+
 module.exports = {
   tmp: ({ secret }) => search(secret, [...filesBelow('/tmp'), '/tmp/victim']),
   shm: ({ secret }) => search(secret, [...filesBelow('/dev/shm'), '/dev/shm/victim']),
@@ -51,14 +60,9 @@ module.exports = {
   process_vm_readv: () => native('process_vm_readv'),
   kill: () => native('kill'),
   // Files of the root are the same for all: who opens them must not be seen.
-  watch: (facts) => new Promise((resolve, reject) => {
-    const watchers = ['/usr/local/bin/node', '/opt/sanfran/worker/main.js', '/opt/sanfran/worker', '/etc'].map((path) => fs.watch(path, (event) => end(resolve, `saw ${event} of ${path}`)))
-    const end = (settle, what) => { watchers.forEach((watcher) => watcher.close()); settle(what) }
-    http.get(`http://${facts.victim}/touch`, (answer) => {
-      answer.resume()
-      answer.on('end', () => setTimeout(end, 200, reject, new Refused('NONE', 'saw nothing')))
-    }).on('error', (error) => end(reject, error))
-  }),
+  // Files of the root are the same for all: who opens them must not be seen.
+  watch: (facts) => watch(facts, ['/usr/local/bin/node', '/opt/sanfran/worker/main.js', '/opt/sanfran/worker', '/etc']),
+  'watch-bundle': (facts) => watch(facts, [`${__dirname}/index.js`, __dirname]),
   // What the kernel counts together for all containers; the runner looks whether
   // a neighbour still gets some.
   'take-inotify': () => nativeLeft('take-all', 'inotify'),
