@@ -16,7 +16,7 @@ command -v npm >/dev/null || fail "npm is not on PATH; install Node.js 20 or new
 
 # package: why. What Debian calls essential is not listed.
 packages=(
-  "gcc: runc's seccomp filter, and Go's race detector, are built with cgo"
+  "gcc: runc's seccomp filter, and Go's race detector, are built with cgo; attacks by system calls"
   "libc6-dev: the same"
   "libseccomp-dev: the same, linked statically"
   "pkg-config: the same finds libseccomp by it"

@@ -245,7 +245,7 @@ func descriptorAttacks() []Attack {
 }
 
 // Floods is what eats, in the order in which it is run. Where a code is given,
-// the flood has to meet that limit.
+// the flood has to meet a limit: it is refused, or its container ended.
 func Floods() []Attack {
 	flood := func(name, aim, refusals string) Attack {
 		return Attack{Name: "floods/" + name, Aim: aim, Wall: wallLimits, Refusals: refusals, Once: true}
@@ -253,7 +253,7 @@ func Floods() []Attack {
 	return []Attack{
 		flood("fork", "process ids, by a fork bomb", "EAGAIN"),
 		flood("cpu", "processors", ""),
-		flood("memory", "memory", ""),
+		flood("memory", "memory", "ENOMEM"),
 		flood("descriptors", "file descriptors", ""),
 		flood("disk", "memory, by /tmp", "ENOSPC"),
 		flood("logs", "the disk, by endless logs", ""),

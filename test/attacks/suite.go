@@ -133,6 +133,7 @@ const (
 // did not hold. What it deployed it has removed.
 func (s *Suite) Run(ctx context.Context) (err error) {
 	defer func() {
+		err = errors.Join(append(s.failed, err)...) // whatever ended it, too
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
 		defer cancel()
 		for _, f := range [][2]string{{Attacker, reusedName}, {Victim, victimName}, {Victim, witnessName}} {
@@ -150,10 +151,7 @@ func (s *Suite) Run(ctx context.Context) (err error) {
 	if err := s.leftovers(ctx); err != nil {
 		return err
 	}
-	if err := s.floods(ctx); err != nil {
-		return err
-	}
-	return errors.Join(s.failed...)
+	return s.floods(ctx)
 }
 
 func (s *Suite) chosen(list []Attack) []Attack {
