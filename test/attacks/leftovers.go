@@ -10,7 +10,7 @@ import (
 // second that it lives, to believe that it is dead; death how long that may take
 // to come about.
 const (
-	silence = 3 * time.Second
+	silence = 5 * time.Second
 	death   = time.Minute
 )
 

@@ -590,12 +590,12 @@ static void find_socket(void) {
 	attempt(connect(fd, (struct sockaddr *)&a, offsetof(struct sockaddr_un, sun_path) + 15), "connect to an abstract socket");
 }
 
-// Waits a second for anybody to open, read or close files.
+// Waits for anybody to open, read or close files.
 static void watch(void) {
 	int fd = must(inotify_init1(IN_CLOEXEC), "inotify");
 	for (int i = 0; words[i]; i++) must(inotify_add_watch(fd, words[i], IN_ALL_EVENTS), words[i]);
 	struct pollfd p = { fd, POLLIN, 0 };
-	if (poll(&p, 1, 1000) == 0) { printf("refused NONE saw nothing\n"); exit(0); }
+	if (poll(&p, 1, 5000) == 0) { printf("refused NONE saw nothing\n"); exit(0); }
 	got("sees what another opens");
 }
 
