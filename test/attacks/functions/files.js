@@ -57,7 +57,7 @@ module.exports = {
   'root-rename': () => { fs.renameSync('/usr', '/rsu'); return 'renamed /usr' },
   'root-chmod': () => { fs.chmodSync('/usr/local/bin/node', 0o777); return 'changed the mode of node' },
   'root-link': () => { fs.linkSync('/usr/local/bin/node', '/usr/local/bin/node2'); return 'linked node' },
-  worker: () => overwrite('/opt/sanfran/worker/main.js'),
+  worker: () => every(overwrite, fs.readdirSync('/opt/sanfran/worker', { withFileTypes: true }).filter((entry) => entry.isFile()).map(({ name }) => `/opt/sanfran/worker/${name}`)),
   bundle: () => overwrite(`${__dirname}/index.js`),
   'bundle-create': () => create(`${__dirname}/attack.js`),
   etc: () => every(overwrite, ['/etc/hosts', '/etc/resolv.conf', '/etc/hostname', '/etc/passwd']),

@@ -61,7 +61,7 @@ module.exports = {
   kill: () => native('kill'),
   // Files of the root are the same for all: who opens them must not be seen.
   // Files of the root are the same for all: who opens them must not be seen.
-  watch: (facts) => watch(facts, ['/usr/local/bin/node', '/opt/sanfran/worker/main.js', '/opt/sanfran/worker', '/etc']),
+  watch: (facts) => watch(facts, ['/usr/local/bin/node', '/opt/sanfran/worker/start.js', '/opt/sanfran/worker', '/etc']),
   'watch-bundle': (facts) => watch(facts, [`${__dirname}/index.js`, __dirname]),
   // What the kernel counts together for all containers; the runner looks whether
   // a neighbour still gets some.

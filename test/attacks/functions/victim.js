@@ -43,7 +43,7 @@ module.exports = {
 
   // reads what everybody shares, for a neighbour who watches.
   touch (req, res) {
-    for (const file of ['/usr/local/bin/node', '/opt/sanfran/worker/main.js', '/etc/hosts', `${__dirname}/index.js`]) fs.closeSync(fs.openSync(file))
+    for (const file of ['/usr/local/bin/node', '/opt/sanfran/worker/start.js', '/etc/passwd', `${__dirname}/index.js`]) fs.closeSync(fs.openSync(file))
     res.json({ touched: true })
   },
 
