@@ -93,6 +93,11 @@ const (
 	FailureReason_FAILURE_REASON_BUSY FailureReason = 4
 	// The agent cannot read what it has.
 	FailureReason_FAILURE_REASON_INTERNAL FailureReason = 5
+	// The pod has no container and gets none now: its function does not load, or
+	// the node has no room.
+	FailureReason_FAILURE_REASON_NO_CONTAINER FailureReason = 6
+	// What was asked for cannot be done: no such program, no listener at the port.
+	FailureReason_FAILURE_REASON_REFUSED FailureReason = 7
 )
 
 // Enum value maps for FailureReason.
@@ -104,14 +109,18 @@ var (
 		3: "FAILURE_REASON_AGENT_AWAY",
 		4: "FAILURE_REASON_BUSY",
 		5: "FAILURE_REASON_INTERNAL",
+		6: "FAILURE_REASON_NO_CONTAINER",
+		7: "FAILURE_REASON_REFUSED",
 	}
 	FailureReason_value = map[string]int32{
-		"FAILURE_REASON_UNSPECIFIED": 0,
-		"FAILURE_REASON_NO_POD":      1,
-		"FAILURE_REASON_NO_PREVIOUS": 2,
-		"FAILURE_REASON_AGENT_AWAY":  3,
-		"FAILURE_REASON_BUSY":        4,
-		"FAILURE_REASON_INTERNAL":    5,
+		"FAILURE_REASON_UNSPECIFIED":  0,
+		"FAILURE_REASON_NO_POD":       1,
+		"FAILURE_REASON_NO_PREVIOUS":  2,
+		"FAILURE_REASON_AGENT_AWAY":   3,
+		"FAILURE_REASON_BUSY":         4,
+		"FAILURE_REASON_INTERNAL":     5,
+		"FAILURE_REASON_NO_CONTAINER": 6,
+		"FAILURE_REASON_REFUSED":      7,
 	}
 )
 
@@ -151,6 +160,9 @@ type AnswerRequest struct {
 	//	*AnswerRequest_Opened
 	//	*AnswerRequest_Failure
 	//	*AnswerRequest_Data
+	//	*AnswerRequest_ErrorData
+	//	*AnswerRequest_Exited
+	//	*AnswerRequest_Usage
 	Message       isAnswerRequest_Message `protobuf_oneof:"message"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -229,6 +241,33 @@ func (x *AnswerRequest) GetData() []byte {
 	return nil
 }
 
+func (x *AnswerRequest) GetErrorData() []byte {
+	if x != nil {
+		if x, ok := x.Message.(*AnswerRequest_ErrorData); ok {
+			return x.ErrorData
+		}
+	}
+	return nil
+}
+
+func (x *AnswerRequest) GetExited() *Exited {
+	if x != nil {
+		if x, ok := x.Message.(*AnswerRequest_Exited); ok {
+			return x.Exited
+		}
+	}
+	return nil
+}
+
+func (x *AnswerRequest) GetUsage() *Usage {
+	if x != nil {
+		if x, ok := x.Message.(*AnswerRequest_Usage); ok {
+			return x.Usage
+		}
+	}
+	return nil
+}
+
 type isAnswerRequest_Message interface {
 	isAnswerRequest_Message()
 }
@@ -247,8 +286,24 @@ type AnswerRequest_Failure struct {
 }
 
 type AnswerRequest_Data struct {
-	// At most 64 KiB.
+	// At most 64 KiB: of a log, of a program's standard output (all that it
+	// writes, if it has a terminal), or of a connection.
 	Data []byte `protobuf:"bytes,4,opt,name=data,proto3,oneof"`
+}
+
+type AnswerRequest_ErrorData struct {
+	// At most 64 KiB of a program's standard error.
+	ErrorData []byte `protobuf:"bytes,5,opt,name=error_data,json=errorData,proto3,oneof"`
+}
+
+type AnswerRequest_Exited struct {
+	// Of Exec, the last message.
+	Exited *Exited `protobuf:"bytes,6,opt,name=exited,proto3,oneof"`
+}
+
+type AnswerRequest_Usage struct {
+	// Of Measure; as many as there is to say.
+	Usage *Usage `protobuf:"bytes,7,opt,name=usage,proto3,oneof"`
 }
 
 func (*AnswerRequest_StreamId) isAnswerRequest_Message() {}
@@ -259,12 +314,26 @@ func (*AnswerRequest_Failure) isAnswerRequest_Message() {}
 
 func (*AnswerRequest_Data) isAnswerRequest_Message() {}
 
-// AnswerResponse is what the control plane wants: one message.
+func (*AnswerRequest_ErrorData) isAnswerRequest_Message() {}
+
+func (*AnswerRequest_Exited) isAnswerRequest_Message() {}
+
+func (*AnswerRequest_Usage) isAnswerRequest_Message() {}
+
+// AnswerResponse is what the control plane wants, the first message, and after
+// Opened what belongs to it.
 type AnswerResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Types that are valid to be assigned to Message:
 	//
 	//	*AnswerResponse_ReadLog
+	//	*AnswerResponse_Exec
+	//	*AnswerResponse_Attach
+	//	*AnswerResponse_Forward
+	//	*AnswerResponse_Measure
+	//	*AnswerResponse_Data
+	//	*AnswerResponse_EndOfData
+	//	*AnswerResponse_TerminalSize
 	Message       isAnswerResponse_Message `protobuf_oneof:"message"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -316,6 +385,69 @@ func (x *AnswerResponse) GetReadLog() *ReadLog {
 	return nil
 }
 
+func (x *AnswerResponse) GetExec() *Exec {
+	if x != nil {
+		if x, ok := x.Message.(*AnswerResponse_Exec); ok {
+			return x.Exec
+		}
+	}
+	return nil
+}
+
+func (x *AnswerResponse) GetAttach() *Attach {
+	if x != nil {
+		if x, ok := x.Message.(*AnswerResponse_Attach); ok {
+			return x.Attach
+		}
+	}
+	return nil
+}
+
+func (x *AnswerResponse) GetForward() *Forward {
+	if x != nil {
+		if x, ok := x.Message.(*AnswerResponse_Forward); ok {
+			return x.Forward
+		}
+	}
+	return nil
+}
+
+func (x *AnswerResponse) GetMeasure() *Measure {
+	if x != nil {
+		if x, ok := x.Message.(*AnswerResponse_Measure); ok {
+			return x.Measure
+		}
+	}
+	return nil
+}
+
+func (x *AnswerResponse) GetData() []byte {
+	if x != nil {
+		if x, ok := x.Message.(*AnswerResponse_Data); ok {
+			return x.Data
+		}
+	}
+	return nil
+}
+
+func (x *AnswerResponse) GetEndOfData() *EndOfData {
+	if x != nil {
+		if x, ok := x.Message.(*AnswerResponse_EndOfData); ok {
+			return x.EndOfData
+		}
+	}
+	return nil
+}
+
+func (x *AnswerResponse) GetTerminalSize() *TerminalSize {
+	if x != nil {
+		if x, ok := x.Message.(*AnswerResponse_TerminalSize); ok {
+			return x.TerminalSize
+		}
+	}
+	return nil
+}
+
 type isAnswerResponse_Message interface {
 	isAnswerResponse_Message()
 }
@@ -324,7 +456,53 @@ type AnswerResponse_ReadLog struct {
 	ReadLog *ReadLog `protobuf:"bytes,1,opt,name=read_log,json=readLog,proto3,oneof"`
 }
 
+type AnswerResponse_Exec struct {
+	Exec *Exec `protobuf:"bytes,2,opt,name=exec,proto3,oneof"`
+}
+
+type AnswerResponse_Attach struct {
+	Attach *Attach `protobuf:"bytes,3,opt,name=attach,proto3,oneof"`
+}
+
+type AnswerResponse_Forward struct {
+	Forward *Forward `protobuf:"bytes,4,opt,name=forward,proto3,oneof"`
+}
+
+type AnswerResponse_Measure struct {
+	Measure *Measure `protobuf:"bytes,5,opt,name=measure,proto3,oneof"`
+}
+
+type AnswerResponse_Data struct {
+	// At most 64 KiB: of a program's standard input, or of a connection.
+	Data []byte `protobuf:"bytes,6,opt,name=data,proto3,oneof"`
+}
+
+type AnswerResponse_EndOfData struct {
+	// No more data comes. The other way stays open. A terminal, which has no end
+	// of its input, is left as it is.
+	EndOfData *EndOfData `protobuf:"bytes,7,opt,name=end_of_data,json=endOfData,proto3,oneof"`
+}
+
+type AnswerResponse_TerminalSize struct {
+	// Of a program with a terminal.
+	TerminalSize *TerminalSize `protobuf:"bytes,8,opt,name=terminal_size,json=terminalSize,proto3,oneof"`
+}
+
 func (*AnswerResponse_ReadLog) isAnswerResponse_Message() {}
+
+func (*AnswerResponse_Exec) isAnswerResponse_Message() {}
+
+func (*AnswerResponse_Attach) isAnswerResponse_Message() {}
+
+func (*AnswerResponse_Forward) isAnswerResponse_Message() {}
+
+func (*AnswerResponse_Measure) isAnswerResponse_Message() {}
+
+func (*AnswerResponse_Data) isAnswerResponse_Message() {}
+
+func (*AnswerResponse_EndOfData) isAnswerResponse_Message() {}
+
+func (*AnswerResponse_TerminalSize) isAnswerResponse_Message() {}
 
 // ReadLog asks for what a pod has written. The options are those of the
 // Kubernetes API's PodLogOptions.
@@ -434,6 +612,586 @@ func (x *ReadLog) GetStream() LogStream {
 	return LogStream_LOG_STREAM_UNSPECIFIED
 }
 
+// Exec runs a program in a pod's container, beside the function: as the same user,
+// in the same namespaces and control group, with the same restrictions, in the
+// function's environment and folder. A parked pod is activated, and stays active
+// until the stream ends. Data are the program's output; Exited comes last. When
+// the stream ends before, the program is killed.
+type Exec struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	PodUid string                 `protobuf:"bytes,1,opt,name=pod_uid,json=podUid,proto3" json:"pod_uid,omitempty"`
+	// The program, looked up in PATH, and its arguments.
+	Command []string `protobuf:"bytes,2,rep,name=command,proto3" json:"command,omitempty"`
+	// The program gets data as its standard input. Without it, it reads nothing.
+	Stdin bool `protobuf:"varint,3,opt,name=stdin,proto3" json:"stdin,omitempty"`
+	// What the program writes there is wanted. Without it, it is dropped.
+	Stdout bool `protobuf:"varint,4,opt,name=stdout,proto3" json:"stdout,omitempty"`
+	Stderr bool `protobuf:"varint,5,opt,name=stderr,proto3" json:"stderr,omitempty"`
+	// The program gets a terminal for all three.
+	Terminal      bool `protobuf:"varint,6,opt,name=terminal,proto3" json:"terminal,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Exec) Reset() {
+	*x = Exec{}
+	mi := &file_sanfran_streams_v1_streams_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Exec) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Exec) ProtoMessage() {}
+
+func (x *Exec) ProtoReflect() protoreflect.Message {
+	mi := &file_sanfran_streams_v1_streams_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Exec.ProtoReflect.Descriptor instead.
+func (*Exec) Descriptor() ([]byte, []int) {
+	return file_sanfran_streams_v1_streams_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *Exec) GetPodUid() string {
+	if x != nil {
+		return x.PodUid
+	}
+	return ""
+}
+
+func (x *Exec) GetCommand() []string {
+	if x != nil {
+		return x.Command
+	}
+	return nil
+}
+
+func (x *Exec) GetStdin() bool {
+	if x != nil {
+		return x.Stdin
+	}
+	return false
+}
+
+func (x *Exec) GetStdout() bool {
+	if x != nil {
+		return x.Stdout
+	}
+	return false
+}
+
+func (x *Exec) GetStderr() bool {
+	if x != nil {
+		return x.Stderr
+	}
+	return false
+}
+
+func (x *Exec) GetTerminal() bool {
+	if x != nil {
+		return x.Terminal
+	}
+	return false
+}
+
+// Attach follows what a pod's container writes, from now on: standard output as
+// data, standard error as error_data, in whole lines. A parked pod is activated, and
+// stays active until the stream ends. The agent closes its side when the container
+// has ended by itself, or the pod is no more.
+type Attach struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	PodUid        string                 `protobuf:"bytes,1,opt,name=pod_uid,json=podUid,proto3" json:"pod_uid,omitempty"`
+	Stdout        bool                   `protobuf:"varint,2,opt,name=stdout,proto3" json:"stdout,omitempty"`
+	Stderr        bool                   `protobuf:"varint,3,opt,name=stderr,proto3" json:"stderr,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Attach) Reset() {
+	*x = Attach{}
+	mi := &file_sanfran_streams_v1_streams_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Attach) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Attach) ProtoMessage() {}
+
+func (x *Attach) ProtoReflect() protoreflect.Message {
+	mi := &file_sanfran_streams_v1_streams_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Attach.ProtoReflect.Descriptor instead.
+func (*Attach) Descriptor() ([]byte, []int) {
+	return file_sanfran_streams_v1_streams_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *Attach) GetPodUid() string {
+	if x != nil {
+		return x.PodUid
+	}
+	return ""
+}
+
+func (x *Attach) GetStdout() bool {
+	if x != nil {
+		return x.Stdout
+	}
+	return false
+}
+
+func (x *Attach) GetStderr() bool {
+	if x != nil {
+		return x.Stderr
+	}
+	return false
+}
+
+// Forward connects to a TCP port: to the function by the pod's own port, else to
+// 127.0.0.1 (then ::1) in the network namespace of its container. A parked pod is
+// activated, and stays active until the stream ends. Data go both ways. The agent
+// closes its side when the other end has closed its; what goes there is taken on.
+type Forward struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	PodUid        string                 `protobuf:"bytes,1,opt,name=pod_uid,json=podUid,proto3" json:"pod_uid,omitempty"`
+	Port          uint32                 `protobuf:"varint,2,opt,name=port,proto3" json:"port,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Forward) Reset() {
+	*x = Forward{}
+	mi := &file_sanfran_streams_v1_streams_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Forward) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Forward) ProtoMessage() {}
+
+func (x *Forward) ProtoReflect() protoreflect.Message {
+	mi := &file_sanfran_streams_v1_streams_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Forward.ProtoReflect.Descriptor instead.
+func (*Forward) Descriptor() ([]byte, []int) {
+	return file_sanfran_streams_v1_streams_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *Forward) GetPodUid() string {
+	if x != nil {
+		return x.PodUid
+	}
+	return ""
+}
+
+func (x *Forward) GetPort() uint32 {
+	if x != nil {
+		return x.Port
+	}
+	return 0
+}
+
+// Measure asks an agent, whatever its pods, what all of them use.
+type Measure struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Measure) Reset() {
+	*x = Measure{}
+	mi := &file_sanfran_streams_v1_streams_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Measure) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Measure) ProtoMessage() {}
+
+func (x *Measure) ProtoReflect() protoreflect.Message {
+	mi := &file_sanfran_streams_v1_streams_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Measure.ProtoReflect.Descriptor instead.
+func (*Measure) Descriptor() ([]byte, []int) {
+	return file_sanfran_streams_v1_streams_proto_rawDescGZIP(), []int{6}
+}
+
+// TerminalSize is in characters.
+type TerminalSize struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Columns       uint32                 `protobuf:"varint,1,opt,name=columns,proto3" json:"columns,omitempty"`
+	Rows          uint32                 `protobuf:"varint,2,opt,name=rows,proto3" json:"rows,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TerminalSize) Reset() {
+	*x = TerminalSize{}
+	mi := &file_sanfran_streams_v1_streams_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TerminalSize) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TerminalSize) ProtoMessage() {}
+
+func (x *TerminalSize) ProtoReflect() protoreflect.Message {
+	mi := &file_sanfran_streams_v1_streams_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TerminalSize.ProtoReflect.Descriptor instead.
+func (*TerminalSize) Descriptor() ([]byte, []int) {
+	return file_sanfran_streams_v1_streams_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *TerminalSize) GetColumns() uint32 {
+	if x != nil {
+		return x.Columns
+	}
+	return 0
+}
+
+func (x *TerminalSize) GetRows() uint32 {
+	if x != nil {
+		return x.Rows
+	}
+	return 0
+}
+
+// EndOfData says that no more data comes.
+type EndOfData struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *EndOfData) Reset() {
+	*x = EndOfData{}
+	mi := &file_sanfran_streams_v1_streams_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EndOfData) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EndOfData) ProtoMessage() {}
+
+func (x *EndOfData) ProtoReflect() protoreflect.Message {
+	mi := &file_sanfran_streams_v1_streams_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EndOfData.ProtoReflect.Descriptor instead.
+func (*EndOfData) Descriptor() ([]byte, []int) {
+	return file_sanfran_streams_v1_streams_proto_rawDescGZIP(), []int{8}
+}
+
+// Exited says how a program has ended.
+type Exited struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// 128 and the signal's number if a signal has killed it.
+	Code          int32 `protobuf:"varint,1,opt,name=code,proto3" json:"code,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Exited) Reset() {
+	*x = Exited{}
+	mi := &file_sanfran_streams_v1_streams_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Exited) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Exited) ProtoMessage() {}
+
+func (x *Exited) ProtoReflect() protoreflect.Message {
+	mi := &file_sanfran_streams_v1_streams_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Exited.ProtoReflect.Descriptor instead.
+func (*Exited) Descriptor() ([]byte, []int) {
+	return file_sanfran_streams_v1_streams_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *Exited) GetCode() int32 {
+	if x != nil {
+		return x.Code
+	}
+	return 0
+}
+
+// Usage is what an agent's functions use.
+type Usage struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// When it was measured.
+	At *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=at,proto3" json:"at,omitempty"`
+	// Of all containers on the node, those of no pod included. In one of the
+	// messages of a Measure.
+	Node *NodeUsage `protobuf:"bytes,2,opt,name=node,proto3" json:"node,omitempty"`
+	// At most 1,000 in one message.
+	Pods          []*PodUsage `protobuf:"bytes,3,rep,name=pods,proto3" json:"pods,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Usage) Reset() {
+	*x = Usage{}
+	mi := &file_sanfran_streams_v1_streams_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Usage) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Usage) ProtoMessage() {}
+
+func (x *Usage) ProtoReflect() protoreflect.Message {
+	mi := &file_sanfran_streams_v1_streams_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Usage.ProtoReflect.Descriptor instead.
+func (*Usage) Descriptor() ([]byte, []int) {
+	return file_sanfran_streams_v1_streams_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *Usage) GetAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.At
+	}
+	return nil
+}
+
+func (x *Usage) GetNode() *NodeUsage {
+	if x != nil {
+		return x.Node
+	}
+	return nil
+}
+
+func (x *Usage) GetPods() []*PodUsage {
+	if x != nil {
+		return x.Pods
+	}
+	return nil
+}
+
+// NodeUsage is what all containers of an agent use together.
+type NodeUsage struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Processor time since some moment; it begins anew when the agent has removed
+	// its control groups.
+	CpuNanoseconds uint64 `protobuf:"varint,1,opt,name=cpu_nanoseconds,json=cpuNanoseconds,proto3" json:"cpu_nanoseconds,omitempty"`
+	// Memory that the kernel could not simply drop: all but inactive file pages.
+	MemoryBytes   uint64 `protobuf:"varint,2,opt,name=memory_bytes,json=memoryBytes,proto3" json:"memory_bytes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NodeUsage) Reset() {
+	*x = NodeUsage{}
+	mi := &file_sanfran_streams_v1_streams_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NodeUsage) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NodeUsage) ProtoMessage() {}
+
+func (x *NodeUsage) ProtoReflect() protoreflect.Message {
+	mi := &file_sanfran_streams_v1_streams_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NodeUsage.ProtoReflect.Descriptor instead.
+func (*NodeUsage) Descriptor() ([]byte, []int) {
+	return file_sanfran_streams_v1_streams_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *NodeUsage) GetCpuNanoseconds() uint64 {
+	if x != nil {
+		return x.CpuNanoseconds
+	}
+	return 0
+}
+
+func (x *NodeUsage) GetMemoryBytes() uint64 {
+	if x != nil {
+		return x.MemoryBytes
+	}
+	return 0
+}
+
+// PodUsage is what a pod uses.
+type PodUsage struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	PodUid string                 `protobuf:"bytes,1,opt,name=pod_uid,json=podUid,proto3" json:"pod_uid,omitempty"`
+	// Processor time since started_at, of all its containers, those that have ended
+	// included. It never goes back, and is never zero.
+	CpuNanoseconds uint64 `protobuf:"varint,2,opt,name=cpu_nanoseconds,json=cpuNanoseconds,proto3" json:"cpu_nanoseconds,omitempty"`
+	// As NodeUsage's; of a parked pod what the agent keeps of it. Never zero.
+	MemoryBytes uint64 `protobuf:"varint,3,opt,name=memory_bytes,json=memoryBytes,proto3" json:"memory_bytes,omitempty"`
+	// When counting began: the pod came to this agent.
+	StartedAt     *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=started_at,json=startedAt,proto3" json:"started_at,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PodUsage) Reset() {
+	*x = PodUsage{}
+	mi := &file_sanfran_streams_v1_streams_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PodUsage) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PodUsage) ProtoMessage() {}
+
+func (x *PodUsage) ProtoReflect() protoreflect.Message {
+	mi := &file_sanfran_streams_v1_streams_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PodUsage.ProtoReflect.Descriptor instead.
+func (*PodUsage) Descriptor() ([]byte, []int) {
+	return file_sanfran_streams_v1_streams_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *PodUsage) GetPodUid() string {
+	if x != nil {
+		return x.PodUid
+	}
+	return ""
+}
+
+func (x *PodUsage) GetCpuNanoseconds() uint64 {
+	if x != nil {
+		return x.CpuNanoseconds
+	}
+	return 0
+}
+
+func (x *PodUsage) GetMemoryBytes() uint64 {
+	if x != nil {
+		return x.MemoryBytes
+	}
+	return 0
+}
+
+func (x *PodUsage) GetStartedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.StartedAt
+	}
+	return nil
+}
+
 // Opened says that what was wanted is there; data follow.
 type Opened struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -443,7 +1201,7 @@ type Opened struct {
 
 func (x *Opened) Reset() {
 	*x = Opened{}
-	mi := &file_sanfran_streams_v1_streams_proto_msgTypes[3]
+	mi := &file_sanfran_streams_v1_streams_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -455,7 +1213,7 @@ func (x *Opened) String() string {
 func (*Opened) ProtoMessage() {}
 
 func (x *Opened) ProtoReflect() protoreflect.Message {
-	mi := &file_sanfran_streams_v1_streams_proto_msgTypes[3]
+	mi := &file_sanfran_streams_v1_streams_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -468,7 +1226,7 @@ func (x *Opened) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Opened.ProtoReflect.Descriptor instead.
 func (*Opened) Descriptor() ([]byte, []int) {
-	return file_sanfran_streams_v1_streams_proto_rawDescGZIP(), []int{3}
+	return file_sanfran_streams_v1_streams_proto_rawDescGZIP(), []int{13}
 }
 
 // Failure says why there is nothing, or no more.
@@ -483,7 +1241,7 @@ type Failure struct {
 
 func (x *Failure) Reset() {
 	*x = Failure{}
-	mi := &file_sanfran_streams_v1_streams_proto_msgTypes[4]
+	mi := &file_sanfran_streams_v1_streams_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -495,7 +1253,7 @@ func (x *Failure) String() string {
 func (*Failure) ProtoMessage() {}
 
 func (x *Failure) ProtoReflect() protoreflect.Message {
-	mi := &file_sanfran_streams_v1_streams_proto_msgTypes[4]
+	mi := &file_sanfran_streams_v1_streams_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -508,7 +1266,7 @@ func (x *Failure) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Failure.ProtoReflect.Descriptor instead.
 func (*Failure) Descriptor() ([]byte, []int) {
-	return file_sanfran_streams_v1_streams_proto_rawDescGZIP(), []int{4}
+	return file_sanfran_streams_v1_streams_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Failure) GetReason() FailureReason {
@@ -529,15 +1287,26 @@ var File_sanfran_streams_v1_streams_proto protoreflect.FileDescriptor
 
 const file_sanfran_streams_v1_streams_proto_rawDesc = "" +
 	"\n" +
-	" sanfran/streams/v1/streams.proto\x12\x12sanfran.streams.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xbe\x01\n" +
+	" sanfran/streams/v1/streams.proto\x12\x12sanfran.streams.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xc8\x02\n" +
 	"\rAnswerRequest\x12\x1d\n" +
 	"\tstream_id\x18\x01 \x01(\tH\x00R\bstreamId\x124\n" +
 	"\x06opened\x18\x02 \x01(\v2\x1a.sanfran.streams.v1.OpenedH\x00R\x06opened\x127\n" +
 	"\afailure\x18\x03 \x01(\v2\x1b.sanfran.streams.v1.FailureH\x00R\afailure\x12\x14\n" +
-	"\x04data\x18\x04 \x01(\fH\x00R\x04dataB\t\n" +
-	"\amessage\"U\n" +
+	"\x04data\x18\x04 \x01(\fH\x00R\x04data\x12\x1f\n" +
+	"\n" +
+	"error_data\x18\x05 \x01(\fH\x00R\terrorData\x124\n" +
+	"\x06exited\x18\x06 \x01(\v2\x1a.sanfran.streams.v1.ExitedH\x00R\x06exited\x121\n" +
+	"\x05usage\x18\a \x01(\v2\x19.sanfran.streams.v1.UsageH\x00R\x05usageB\t\n" +
+	"\amessage\"\xcd\x03\n" +
 	"\x0eAnswerResponse\x128\n" +
-	"\bread_log\x18\x01 \x01(\v2\x1b.sanfran.streams.v1.ReadLogH\x00R\areadLogB\t\n" +
+	"\bread_log\x18\x01 \x01(\v2\x1b.sanfran.streams.v1.ReadLogH\x00R\areadLog\x12.\n" +
+	"\x04exec\x18\x02 \x01(\v2\x18.sanfran.streams.v1.ExecH\x00R\x04exec\x124\n" +
+	"\x06attach\x18\x03 \x01(\v2\x1a.sanfran.streams.v1.AttachH\x00R\x06attach\x127\n" +
+	"\aforward\x18\x04 \x01(\v2\x1b.sanfran.streams.v1.ForwardH\x00R\aforward\x127\n" +
+	"\ameasure\x18\x05 \x01(\v2\x1b.sanfran.streams.v1.MeasureH\x00R\ameasure\x12\x14\n" +
+	"\x04data\x18\x06 \x01(\fH\x00R\x04data\x12?\n" +
+	"\vend_of_data\x18\a \x01(\v2\x1d.sanfran.streams.v1.EndOfDataH\x00R\tendOfData\x12G\n" +
+	"\rterminal_size\x18\b \x01(\v2 .sanfran.streams.v1.TerminalSizeH\x00R\fterminalSizeB\t\n" +
 	"\amessage\"\xc8\x02\n" +
 	"\aReadLog\x12\x17\n" +
 	"\apod_uid\x18\x01 \x01(\tR\x06podUid\x12\x1a\n" +
@@ -553,7 +1322,41 @@ const file_sanfran_streams_v1_streams_proto_rawDesc = "" +
 	"timestamps\x125\n" +
 	"\x06stream\x18\b \x01(\x0e2\x1d.sanfran.streams.v1.LogStreamR\x06streamB\r\n" +
 	"\v_tail_linesB\x0e\n" +
-	"\f_limit_bytes\"\b\n" +
+	"\f_limit_bytes\"\x9b\x01\n" +
+	"\x04Exec\x12\x17\n" +
+	"\apod_uid\x18\x01 \x01(\tR\x06podUid\x12\x18\n" +
+	"\acommand\x18\x02 \x03(\tR\acommand\x12\x14\n" +
+	"\x05stdin\x18\x03 \x01(\bR\x05stdin\x12\x16\n" +
+	"\x06stdout\x18\x04 \x01(\bR\x06stdout\x12\x16\n" +
+	"\x06stderr\x18\x05 \x01(\bR\x06stderr\x12\x1a\n" +
+	"\bterminal\x18\x06 \x01(\bR\bterminal\"Q\n" +
+	"\x06Attach\x12\x17\n" +
+	"\apod_uid\x18\x01 \x01(\tR\x06podUid\x12\x16\n" +
+	"\x06stdout\x18\x02 \x01(\bR\x06stdout\x12\x16\n" +
+	"\x06stderr\x18\x03 \x01(\bR\x06stderr\"6\n" +
+	"\aForward\x12\x17\n" +
+	"\apod_uid\x18\x01 \x01(\tR\x06podUid\x12\x12\n" +
+	"\x04port\x18\x02 \x01(\rR\x04port\"\t\n" +
+	"\aMeasure\"<\n" +
+	"\fTerminalSize\x12\x18\n" +
+	"\acolumns\x18\x01 \x01(\rR\acolumns\x12\x12\n" +
+	"\x04rows\x18\x02 \x01(\rR\x04rows\"\v\n" +
+	"\tEndOfData\"\x1c\n" +
+	"\x06Exited\x12\x12\n" +
+	"\x04code\x18\x01 \x01(\x05R\x04code\"\x98\x01\n" +
+	"\x05Usage\x12*\n" +
+	"\x02at\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\x121\n" +
+	"\x04node\x18\x02 \x01(\v2\x1d.sanfran.streams.v1.NodeUsageR\x04node\x120\n" +
+	"\x04pods\x18\x03 \x03(\v2\x1c.sanfran.streams.v1.PodUsageR\x04pods\"W\n" +
+	"\tNodeUsage\x12'\n" +
+	"\x0fcpu_nanoseconds\x18\x01 \x01(\x04R\x0ecpuNanoseconds\x12!\n" +
+	"\fmemory_bytes\x18\x02 \x01(\x04R\vmemoryBytes\"\xaa\x01\n" +
+	"\bPodUsage\x12\x17\n" +
+	"\apod_uid\x18\x01 \x01(\tR\x06podUid\x12'\n" +
+	"\x0fcpu_nanoseconds\x18\x02 \x01(\x04R\x0ecpuNanoseconds\x12!\n" +
+	"\fmemory_bytes\x18\x03 \x01(\x04R\vmemoryBytes\x129\n" +
+	"\n" +
+	"started_at\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\tstartedAt\"\b\n" +
 	"\x06Opened\"^\n" +
 	"\aFailure\x129\n" +
 	"\x06reason\x18\x01 \x01(\x0e2!.sanfran.streams.v1.FailureReasonR\x06reason\x12\x18\n" +
@@ -561,14 +1364,16 @@ const file_sanfran_streams_v1_streams_proto_rawDesc = "" +
 	"\tLogStream\x12\x1a\n" +
 	"\x16LOG_STREAM_UNSPECIFIED\x10\x00\x12\x15\n" +
 	"\x11LOG_STREAM_STDOUT\x10\x01\x12\x15\n" +
-	"\x11LOG_STREAM_STDERR\x10\x02*\xbf\x01\n" +
+	"\x11LOG_STREAM_STDERR\x10\x02*\xfc\x01\n" +
 	"\rFailureReason\x12\x1e\n" +
 	"\x1aFAILURE_REASON_UNSPECIFIED\x10\x00\x12\x19\n" +
 	"\x15FAILURE_REASON_NO_POD\x10\x01\x12\x1e\n" +
 	"\x1aFAILURE_REASON_NO_PREVIOUS\x10\x02\x12\x1d\n" +
 	"\x19FAILURE_REASON_AGENT_AWAY\x10\x03\x12\x17\n" +
 	"\x13FAILURE_REASON_BUSY\x10\x04\x12\x1b\n" +
-	"\x17FAILURE_REASON_INTERNAL\x10\x052d\n" +
+	"\x17FAILURE_REASON_INTERNAL\x10\x05\x12\x1f\n" +
+	"\x1bFAILURE_REASON_NO_CONTAINER\x10\x06\x12\x1a\n" +
+	"\x16FAILURE_REASON_REFUSED\x10\a2d\n" +
 	"\rStreamService\x12S\n" +
 	"\x06Answer\x12!.sanfran.streams.v1.AnswerRequest\x1a\".sanfran.streams.v1.AnswerResponse(\x010\x01B0Z.sanfran.dev/proto/sanfran/streams/v1;streamsv1b\x06proto3"
 
@@ -585,31 +1390,53 @@ func file_sanfran_streams_v1_streams_proto_rawDescGZIP() []byte {
 }
 
 var file_sanfran_streams_v1_streams_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_sanfran_streams_v1_streams_proto_msgTypes = make([]protoimpl.MessageInfo, 5)
+var file_sanfran_streams_v1_streams_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
 var file_sanfran_streams_v1_streams_proto_goTypes = []any{
 	(LogStream)(0),                // 0: sanfran.streams.v1.LogStream
 	(FailureReason)(0),            // 1: sanfran.streams.v1.FailureReason
 	(*AnswerRequest)(nil),         // 2: sanfran.streams.v1.AnswerRequest
 	(*AnswerResponse)(nil),        // 3: sanfran.streams.v1.AnswerResponse
 	(*ReadLog)(nil),               // 4: sanfran.streams.v1.ReadLog
-	(*Opened)(nil),                // 5: sanfran.streams.v1.Opened
-	(*Failure)(nil),               // 6: sanfran.streams.v1.Failure
-	(*timestamppb.Timestamp)(nil), // 7: google.protobuf.Timestamp
+	(*Exec)(nil),                  // 5: sanfran.streams.v1.Exec
+	(*Attach)(nil),                // 6: sanfran.streams.v1.Attach
+	(*Forward)(nil),               // 7: sanfran.streams.v1.Forward
+	(*Measure)(nil),               // 8: sanfran.streams.v1.Measure
+	(*TerminalSize)(nil),          // 9: sanfran.streams.v1.TerminalSize
+	(*EndOfData)(nil),             // 10: sanfran.streams.v1.EndOfData
+	(*Exited)(nil),                // 11: sanfran.streams.v1.Exited
+	(*Usage)(nil),                 // 12: sanfran.streams.v1.Usage
+	(*NodeUsage)(nil),             // 13: sanfran.streams.v1.NodeUsage
+	(*PodUsage)(nil),              // 14: sanfran.streams.v1.PodUsage
+	(*Opened)(nil),                // 15: sanfran.streams.v1.Opened
+	(*Failure)(nil),               // 16: sanfran.streams.v1.Failure
+	(*timestamppb.Timestamp)(nil), // 17: google.protobuf.Timestamp
 }
 var file_sanfran_streams_v1_streams_proto_depIdxs = []int32{
-	5, // 0: sanfran.streams.v1.AnswerRequest.opened:type_name -> sanfran.streams.v1.Opened
-	6, // 1: sanfran.streams.v1.AnswerRequest.failure:type_name -> sanfran.streams.v1.Failure
-	4, // 2: sanfran.streams.v1.AnswerResponse.read_log:type_name -> sanfran.streams.v1.ReadLog
-	7, // 3: sanfran.streams.v1.ReadLog.since:type_name -> google.protobuf.Timestamp
-	0, // 4: sanfran.streams.v1.ReadLog.stream:type_name -> sanfran.streams.v1.LogStream
-	1, // 5: sanfran.streams.v1.Failure.reason:type_name -> sanfran.streams.v1.FailureReason
-	2, // 6: sanfran.streams.v1.StreamService.Answer:input_type -> sanfran.streams.v1.AnswerRequest
-	3, // 7: sanfran.streams.v1.StreamService.Answer:output_type -> sanfran.streams.v1.AnswerResponse
-	7, // [7:8] is the sub-list for method output_type
-	6, // [6:7] is the sub-list for method input_type
-	6, // [6:6] is the sub-list for extension type_name
-	6, // [6:6] is the sub-list for extension extendee
-	0, // [0:6] is the sub-list for field type_name
+	15, // 0: sanfran.streams.v1.AnswerRequest.opened:type_name -> sanfran.streams.v1.Opened
+	16, // 1: sanfran.streams.v1.AnswerRequest.failure:type_name -> sanfran.streams.v1.Failure
+	11, // 2: sanfran.streams.v1.AnswerRequest.exited:type_name -> sanfran.streams.v1.Exited
+	12, // 3: sanfran.streams.v1.AnswerRequest.usage:type_name -> sanfran.streams.v1.Usage
+	4,  // 4: sanfran.streams.v1.AnswerResponse.read_log:type_name -> sanfran.streams.v1.ReadLog
+	5,  // 5: sanfran.streams.v1.AnswerResponse.exec:type_name -> sanfran.streams.v1.Exec
+	6,  // 6: sanfran.streams.v1.AnswerResponse.attach:type_name -> sanfran.streams.v1.Attach
+	7,  // 7: sanfran.streams.v1.AnswerResponse.forward:type_name -> sanfran.streams.v1.Forward
+	8,  // 8: sanfran.streams.v1.AnswerResponse.measure:type_name -> sanfran.streams.v1.Measure
+	10, // 9: sanfran.streams.v1.AnswerResponse.end_of_data:type_name -> sanfran.streams.v1.EndOfData
+	9,  // 10: sanfran.streams.v1.AnswerResponse.terminal_size:type_name -> sanfran.streams.v1.TerminalSize
+	17, // 11: sanfran.streams.v1.ReadLog.since:type_name -> google.protobuf.Timestamp
+	0,  // 12: sanfran.streams.v1.ReadLog.stream:type_name -> sanfran.streams.v1.LogStream
+	17, // 13: sanfran.streams.v1.Usage.at:type_name -> google.protobuf.Timestamp
+	13, // 14: sanfran.streams.v1.Usage.node:type_name -> sanfran.streams.v1.NodeUsage
+	14, // 15: sanfran.streams.v1.Usage.pods:type_name -> sanfran.streams.v1.PodUsage
+	17, // 16: sanfran.streams.v1.PodUsage.started_at:type_name -> google.protobuf.Timestamp
+	1,  // 17: sanfran.streams.v1.Failure.reason:type_name -> sanfran.streams.v1.FailureReason
+	2,  // 18: sanfran.streams.v1.StreamService.Answer:input_type -> sanfran.streams.v1.AnswerRequest
+	3,  // 19: sanfran.streams.v1.StreamService.Answer:output_type -> sanfran.streams.v1.AnswerResponse
+	19, // [19:20] is the sub-list for method output_type
+	18, // [18:19] is the sub-list for method input_type
+	18, // [18:18] is the sub-list for extension type_name
+	18, // [18:18] is the sub-list for extension extendee
+	0,  // [0:18] is the sub-list for field type_name
 }
 
 func init() { file_sanfran_streams_v1_streams_proto_init() }
@@ -622,9 +1449,19 @@ func file_sanfran_streams_v1_streams_proto_init() {
 		(*AnswerRequest_Opened)(nil),
 		(*AnswerRequest_Failure)(nil),
 		(*AnswerRequest_Data)(nil),
+		(*AnswerRequest_ErrorData)(nil),
+		(*AnswerRequest_Exited)(nil),
+		(*AnswerRequest_Usage)(nil),
 	}
 	file_sanfran_streams_v1_streams_proto_msgTypes[1].OneofWrappers = []any{
 		(*AnswerResponse_ReadLog)(nil),
+		(*AnswerResponse_Exec)(nil),
+		(*AnswerResponse_Attach)(nil),
+		(*AnswerResponse_Forward)(nil),
+		(*AnswerResponse_Measure)(nil),
+		(*AnswerResponse_Data)(nil),
+		(*AnswerResponse_EndOfData)(nil),
+		(*AnswerResponse_TerminalSize)(nil),
 	}
 	file_sanfran_streams_v1_streams_proto_msgTypes[2].OneofWrappers = []any{}
 	type x struct{}
@@ -633,7 +1470,7 @@ func file_sanfran_streams_v1_streams_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sanfran_streams_v1_streams_proto_rawDesc), len(file_sanfran_streams_v1_streams_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   5,
+			NumMessages:   15,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -37,9 +37,16 @@ type StreamServiceClient interface {
 	// Answer is an agent's answer to Dial. The agent begins with stream_id; only
 	// the node that was dialled may name it, once, or the call is NOT_FOUND. The
 	// control plane then says what it wants, and the agent answers with Opened or
-	// Failure, and after Opened with data. It closes its side when that is all; a
-	// Failure after data says that it is not. The control plane ends the call when
-	// it wants no more.
+	// Failure, and after Opened with what was wanted. It closes its side when that
+	// is all; a Failure after Opened says that it is not. The control plane ends
+	// the call when it wants no more, and with it ends what the agent does for it.
+	//
+	// Of Exec and Forward the control plane says more after Opened: input, the end
+	// of input, sizes of the terminal. Nobody keeps what the other side does not
+	// take: who does not read stops the writer, by gRPC's flow control, and each way
+	// has a flow of its own. What goes the same way is taken in its order: a size
+	// waits behind input that the program does not read, and standard error behind
+	// standard output that the caller does not read.
 	Answer(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[AnswerRequest, AnswerResponse], error)
 }
 
@@ -74,9 +81,16 @@ type StreamServiceServer interface {
 	// Answer is an agent's answer to Dial. The agent begins with stream_id; only
 	// the node that was dialled may name it, once, or the call is NOT_FOUND. The
 	// control plane then says what it wants, and the agent answers with Opened or
-	// Failure, and after Opened with data. It closes its side when that is all; a
-	// Failure after data says that it is not. The control plane ends the call when
-	// it wants no more.
+	// Failure, and after Opened with what was wanted. It closes its side when that
+	// is all; a Failure after Opened says that it is not. The control plane ends
+	// the call when it wants no more, and with it ends what the agent does for it.
+	//
+	// Of Exec and Forward the control plane says more after Opened: input, the end
+	// of input, sizes of the terminal. Nobody keeps what the other side does not
+	// take: who does not read stops the writer, by gRPC's flow control, and each way
+	// has a flow of its own. What goes the same way is taken in its order: a size
+	// waits behind input that the program does not read, and standard error behind
+	// standard output that the caller does not read.
 	Answer(grpc.BidiStreamingServer[AnswerRequest, AnswerResponse]) error
 	mustEmbedUnimplementedStreamServiceServer()
 }
