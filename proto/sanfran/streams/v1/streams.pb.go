@@ -163,6 +163,8 @@ type AnswerRequest struct {
 	//	*AnswerRequest_ErrorData
 	//	*AnswerRequest_Exited
 	//	*AnswerRequest_Usage
+	//	*AnswerRequest_Taken
+	//	*AnswerRequest_EndOfData
 	Message       isAnswerRequest_Message `protobuf_oneof:"message"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -268,6 +270,24 @@ func (x *AnswerRequest) GetUsage() *Usage {
 	return nil
 }
 
+func (x *AnswerRequest) GetTaken() *Taken {
+	if x != nil {
+		if x, ok := x.Message.(*AnswerRequest_Taken); ok {
+			return x.Taken
+		}
+	}
+	return nil
+}
+
+func (x *AnswerRequest) GetEndOfData() *EndOfData {
+	if x != nil {
+		if x, ok := x.Message.(*AnswerRequest_EndOfData); ok {
+			return x.EndOfData
+		}
+	}
+	return nil
+}
+
 type isAnswerRequest_Message interface {
 	isAnswerRequest_Message()
 }
@@ -306,6 +326,16 @@ type AnswerRequest_Usage struct {
 	Usage *Usage `protobuf:"bytes,7,opt,name=usage,proto3,oneof"`
 }
 
+type AnswerRequest_Taken struct {
+	// Of what the control plane has sent.
+	Taken *Taken `protobuf:"bytes,8,opt,name=taken,proto3,oneof"`
+}
+
+type AnswerRequest_EndOfData struct {
+	// Of Forward: the other end sends no more. What goes there is taken on.
+	EndOfData *EndOfData `protobuf:"bytes,9,opt,name=end_of_data,json=endOfData,proto3,oneof"`
+}
+
 func (*AnswerRequest_StreamId) isAnswerRequest_Message() {}
 
 func (*AnswerRequest_Opened) isAnswerRequest_Message() {}
@@ -319,6 +349,10 @@ func (*AnswerRequest_ErrorData) isAnswerRequest_Message() {}
 func (*AnswerRequest_Exited) isAnswerRequest_Message() {}
 
 func (*AnswerRequest_Usage) isAnswerRequest_Message() {}
+
+func (*AnswerRequest_Taken) isAnswerRequest_Message() {}
+
+func (*AnswerRequest_EndOfData) isAnswerRequest_Message() {}
 
 // AnswerResponse is what the control plane wants, the first message, and after
 // Opened what belongs to it.
@@ -334,6 +368,7 @@ type AnswerResponse struct {
 	//	*AnswerResponse_Data
 	//	*AnswerResponse_EndOfData
 	//	*AnswerResponse_TerminalSize
+	//	*AnswerResponse_Taken
 	Message       isAnswerResponse_Message `protobuf_oneof:"message"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -448,6 +483,15 @@ func (x *AnswerResponse) GetTerminalSize() *TerminalSize {
 	return nil
 }
 
+func (x *AnswerResponse) GetTaken() *Taken {
+	if x != nil {
+		if x, ok := x.Message.(*AnswerResponse_Taken); ok {
+			return x.Taken
+		}
+	}
+	return nil
+}
+
 type isAnswerResponse_Message interface {
 	isAnswerResponse_Message()
 }
@@ -488,6 +532,11 @@ type AnswerResponse_TerminalSize struct {
 	TerminalSize *TerminalSize `protobuf:"bytes,8,opt,name=terminal_size,json=terminalSize,proto3,oneof"`
 }
 
+type AnswerResponse_Taken struct {
+	// Of what the agent has sent.
+	Taken *Taken `protobuf:"bytes,9,opt,name=taken,proto3,oneof"`
+}
+
 func (*AnswerResponse_ReadLog) isAnswerResponse_Message() {}
 
 func (*AnswerResponse_Exec) isAnswerResponse_Message() {}
@@ -503,6 +552,8 @@ func (*AnswerResponse_Data) isAnswerResponse_Message() {}
 func (*AnswerResponse_EndOfData) isAnswerResponse_Message() {}
 
 func (*AnswerResponse_TerminalSize) isAnswerResponse_Message() {}
+
+func (*AnswerResponse_Taken) isAnswerResponse_Message() {}
 
 // ReadLog asks for what a pod has written. The options are those of the
 // Kubernetes API's PodLogOptions.
@@ -771,8 +822,8 @@ func (x *Attach) GetStderr() bool {
 
 // Forward connects to a TCP port: to the function by the pod's own port, else to
 // 127.0.0.1 (then ::1) in the network namespace of its container. A parked pod is
-// activated, and stays active until the stream ends. Data go both ways. The agent
-// closes its side when the other end has closed its; what goes there is taken on.
+// activated, and stays active until the stream ends. Data go both ways, and each way
+// has an end of its own.
 type Forward struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	PodUid        string                 `protobuf:"bytes,1,opt,name=pod_uid,json=podUid,proto3" json:"pod_uid,omitempty"`
@@ -952,6 +1003,60 @@ func (*EndOfData) Descriptor() ([]byte, []int) {
 	return file_sanfran_streams_v1_streams_proto_rawDescGZIP(), []int{8}
 }
 
+// Taken says how many bytes have been taken further, of each flow, since the last
+// time. Those may be on the way anew.
+type Taken struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Data          uint32                 `protobuf:"varint,1,opt,name=data,proto3" json:"data,omitempty"`
+	ErrorData     uint32                 `protobuf:"varint,2,opt,name=error_data,json=errorData,proto3" json:"error_data,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Taken) Reset() {
+	*x = Taken{}
+	mi := &file_sanfran_streams_v1_streams_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Taken) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Taken) ProtoMessage() {}
+
+func (x *Taken) ProtoReflect() protoreflect.Message {
+	mi := &file_sanfran_streams_v1_streams_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Taken.ProtoReflect.Descriptor instead.
+func (*Taken) Descriptor() ([]byte, []int) {
+	return file_sanfran_streams_v1_streams_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *Taken) GetData() uint32 {
+	if x != nil {
+		return x.Data
+	}
+	return 0
+}
+
+func (x *Taken) GetErrorData() uint32 {
+	if x != nil {
+		return x.ErrorData
+	}
+	return 0
+}
+
 // Exited says how a program has ended.
 type Exited struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -963,7 +1068,7 @@ type Exited struct {
 
 func (x *Exited) Reset() {
 	*x = Exited{}
-	mi := &file_sanfran_streams_v1_streams_proto_msgTypes[9]
+	mi := &file_sanfran_streams_v1_streams_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -975,7 +1080,7 @@ func (x *Exited) String() string {
 func (*Exited) ProtoMessage() {}
 
 func (x *Exited) ProtoReflect() protoreflect.Message {
-	mi := &file_sanfran_streams_v1_streams_proto_msgTypes[9]
+	mi := &file_sanfran_streams_v1_streams_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -988,7 +1093,7 @@ func (x *Exited) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Exited.ProtoReflect.Descriptor instead.
 func (*Exited) Descriptor() ([]byte, []int) {
-	return file_sanfran_streams_v1_streams_proto_rawDescGZIP(), []int{9}
+	return file_sanfran_streams_v1_streams_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Exited) GetCode() int32 {
@@ -1014,7 +1119,7 @@ type Usage struct {
 
 func (x *Usage) Reset() {
 	*x = Usage{}
-	mi := &file_sanfran_streams_v1_streams_proto_msgTypes[10]
+	mi := &file_sanfran_streams_v1_streams_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1026,7 +1131,7 @@ func (x *Usage) String() string {
 func (*Usage) ProtoMessage() {}
 
 func (x *Usage) ProtoReflect() protoreflect.Message {
-	mi := &file_sanfran_streams_v1_streams_proto_msgTypes[10]
+	mi := &file_sanfran_streams_v1_streams_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1039,7 +1144,7 @@ func (x *Usage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Usage.ProtoReflect.Descriptor instead.
 func (*Usage) Descriptor() ([]byte, []int) {
-	return file_sanfran_streams_v1_streams_proto_rawDescGZIP(), []int{10}
+	return file_sanfran_streams_v1_streams_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Usage) GetAt() *timestamppb.Timestamp {
@@ -1077,7 +1182,7 @@ type NodeUsage struct {
 
 func (x *NodeUsage) Reset() {
 	*x = NodeUsage{}
-	mi := &file_sanfran_streams_v1_streams_proto_msgTypes[11]
+	mi := &file_sanfran_streams_v1_streams_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1089,7 +1194,7 @@ func (x *NodeUsage) String() string {
 func (*NodeUsage) ProtoMessage() {}
 
 func (x *NodeUsage) ProtoReflect() protoreflect.Message {
-	mi := &file_sanfran_streams_v1_streams_proto_msgTypes[11]
+	mi := &file_sanfran_streams_v1_streams_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1102,7 +1207,7 @@ func (x *NodeUsage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeUsage.ProtoReflect.Descriptor instead.
 func (*NodeUsage) Descriptor() ([]byte, []int) {
-	return file_sanfran_streams_v1_streams_proto_rawDescGZIP(), []int{11}
+	return file_sanfran_streams_v1_streams_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *NodeUsage) GetCpuNanoseconds() uint64 {
@@ -1136,7 +1241,7 @@ type PodUsage struct {
 
 func (x *PodUsage) Reset() {
 	*x = PodUsage{}
-	mi := &file_sanfran_streams_v1_streams_proto_msgTypes[12]
+	mi := &file_sanfran_streams_v1_streams_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1148,7 +1253,7 @@ func (x *PodUsage) String() string {
 func (*PodUsage) ProtoMessage() {}
 
 func (x *PodUsage) ProtoReflect() protoreflect.Message {
-	mi := &file_sanfran_streams_v1_streams_proto_msgTypes[12]
+	mi := &file_sanfran_streams_v1_streams_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1161,7 +1266,7 @@ func (x *PodUsage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PodUsage.ProtoReflect.Descriptor instead.
 func (*PodUsage) Descriptor() ([]byte, []int) {
-	return file_sanfran_streams_v1_streams_proto_rawDescGZIP(), []int{12}
+	return file_sanfran_streams_v1_streams_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *PodUsage) GetPodUid() string {
@@ -1201,7 +1306,7 @@ type Opened struct {
 
 func (x *Opened) Reset() {
 	*x = Opened{}
-	mi := &file_sanfran_streams_v1_streams_proto_msgTypes[13]
+	mi := &file_sanfran_streams_v1_streams_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1213,7 +1318,7 @@ func (x *Opened) String() string {
 func (*Opened) ProtoMessage() {}
 
 func (x *Opened) ProtoReflect() protoreflect.Message {
-	mi := &file_sanfran_streams_v1_streams_proto_msgTypes[13]
+	mi := &file_sanfran_streams_v1_streams_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1226,7 +1331,7 @@ func (x *Opened) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Opened.ProtoReflect.Descriptor instead.
 func (*Opened) Descriptor() ([]byte, []int) {
-	return file_sanfran_streams_v1_streams_proto_rawDescGZIP(), []int{13}
+	return file_sanfran_streams_v1_streams_proto_rawDescGZIP(), []int{14}
 }
 
 // Failure says why there is nothing, or no more.
@@ -1241,7 +1346,7 @@ type Failure struct {
 
 func (x *Failure) Reset() {
 	*x = Failure{}
-	mi := &file_sanfran_streams_v1_streams_proto_msgTypes[14]
+	mi := &file_sanfran_streams_v1_streams_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1253,7 +1358,7 @@ func (x *Failure) String() string {
 func (*Failure) ProtoMessage() {}
 
 func (x *Failure) ProtoReflect() protoreflect.Message {
-	mi := &file_sanfran_streams_v1_streams_proto_msgTypes[14]
+	mi := &file_sanfran_streams_v1_streams_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1266,7 +1371,7 @@ func (x *Failure) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Failure.ProtoReflect.Descriptor instead.
 func (*Failure) Descriptor() ([]byte, []int) {
-	return file_sanfran_streams_v1_streams_proto_rawDescGZIP(), []int{14}
+	return file_sanfran_streams_v1_streams_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Failure) GetReason() FailureReason {
@@ -1287,7 +1392,7 @@ var File_sanfran_streams_v1_streams_proto protoreflect.FileDescriptor
 
 const file_sanfran_streams_v1_streams_proto_rawDesc = "" +
 	"\n" +
-	" sanfran/streams/v1/streams.proto\x12\x12sanfran.streams.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xc8\x02\n" +
+	" sanfran/streams/v1/streams.proto\x12\x12sanfran.streams.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xbc\x03\n" +
 	"\rAnswerRequest\x12\x1d\n" +
 	"\tstream_id\x18\x01 \x01(\tH\x00R\bstreamId\x124\n" +
 	"\x06opened\x18\x02 \x01(\v2\x1a.sanfran.streams.v1.OpenedH\x00R\x06opened\x127\n" +
@@ -1296,8 +1401,10 @@ const file_sanfran_streams_v1_streams_proto_rawDesc = "" +
 	"\n" +
 	"error_data\x18\x05 \x01(\fH\x00R\terrorData\x124\n" +
 	"\x06exited\x18\x06 \x01(\v2\x1a.sanfran.streams.v1.ExitedH\x00R\x06exited\x121\n" +
-	"\x05usage\x18\a \x01(\v2\x19.sanfran.streams.v1.UsageH\x00R\x05usageB\t\n" +
-	"\amessage\"\xcd\x03\n" +
+	"\x05usage\x18\a \x01(\v2\x19.sanfran.streams.v1.UsageH\x00R\x05usage\x121\n" +
+	"\x05taken\x18\b \x01(\v2\x19.sanfran.streams.v1.TakenH\x00R\x05taken\x12?\n" +
+	"\vend_of_data\x18\t \x01(\v2\x1d.sanfran.streams.v1.EndOfDataH\x00R\tendOfDataB\t\n" +
+	"\amessage\"\x80\x04\n" +
 	"\x0eAnswerResponse\x128\n" +
 	"\bread_log\x18\x01 \x01(\v2\x1b.sanfran.streams.v1.ReadLogH\x00R\areadLog\x12.\n" +
 	"\x04exec\x18\x02 \x01(\v2\x18.sanfran.streams.v1.ExecH\x00R\x04exec\x124\n" +
@@ -1306,7 +1413,8 @@ const file_sanfran_streams_v1_streams_proto_rawDesc = "" +
 	"\ameasure\x18\x05 \x01(\v2\x1b.sanfran.streams.v1.MeasureH\x00R\ameasure\x12\x14\n" +
 	"\x04data\x18\x06 \x01(\fH\x00R\x04data\x12?\n" +
 	"\vend_of_data\x18\a \x01(\v2\x1d.sanfran.streams.v1.EndOfDataH\x00R\tendOfData\x12G\n" +
-	"\rterminal_size\x18\b \x01(\v2 .sanfran.streams.v1.TerminalSizeH\x00R\fterminalSizeB\t\n" +
+	"\rterminal_size\x18\b \x01(\v2 .sanfran.streams.v1.TerminalSizeH\x00R\fterminalSize\x121\n" +
+	"\x05taken\x18\t \x01(\v2\x19.sanfran.streams.v1.TakenH\x00R\x05takenB\t\n" +
 	"\amessage\"\xc8\x02\n" +
 	"\aReadLog\x12\x17\n" +
 	"\apod_uid\x18\x01 \x01(\tR\x06podUid\x12\x1a\n" +
@@ -1341,7 +1449,11 @@ const file_sanfran_streams_v1_streams_proto_rawDesc = "" +
 	"\fTerminalSize\x12\x18\n" +
 	"\acolumns\x18\x01 \x01(\rR\acolumns\x12\x12\n" +
 	"\x04rows\x18\x02 \x01(\rR\x04rows\"\v\n" +
-	"\tEndOfData\"\x1c\n" +
+	"\tEndOfData\":\n" +
+	"\x05Taken\x12\x12\n" +
+	"\x04data\x18\x01 \x01(\rR\x04data\x12\x1d\n" +
+	"\n" +
+	"error_data\x18\x02 \x01(\rR\terrorData\"\x1c\n" +
 	"\x06Exited\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\x05R\x04code\"\x98\x01\n" +
 	"\x05Usage\x12*\n" +
@@ -1390,7 +1502,7 @@ func file_sanfran_streams_v1_streams_proto_rawDescGZIP() []byte {
 }
 
 var file_sanfran_streams_v1_streams_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_sanfran_streams_v1_streams_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
+var file_sanfran_streams_v1_streams_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
 var file_sanfran_streams_v1_streams_proto_goTypes = []any{
 	(LogStream)(0),                // 0: sanfran.streams.v1.LogStream
 	(FailureReason)(0),            // 1: sanfran.streams.v1.FailureReason
@@ -1403,40 +1515,44 @@ var file_sanfran_streams_v1_streams_proto_goTypes = []any{
 	(*Measure)(nil),               // 8: sanfran.streams.v1.Measure
 	(*TerminalSize)(nil),          // 9: sanfran.streams.v1.TerminalSize
 	(*EndOfData)(nil),             // 10: sanfran.streams.v1.EndOfData
-	(*Exited)(nil),                // 11: sanfran.streams.v1.Exited
-	(*Usage)(nil),                 // 12: sanfran.streams.v1.Usage
-	(*NodeUsage)(nil),             // 13: sanfran.streams.v1.NodeUsage
-	(*PodUsage)(nil),              // 14: sanfran.streams.v1.PodUsage
-	(*Opened)(nil),                // 15: sanfran.streams.v1.Opened
-	(*Failure)(nil),               // 16: sanfran.streams.v1.Failure
-	(*timestamppb.Timestamp)(nil), // 17: google.protobuf.Timestamp
+	(*Taken)(nil),                 // 11: sanfran.streams.v1.Taken
+	(*Exited)(nil),                // 12: sanfran.streams.v1.Exited
+	(*Usage)(nil),                 // 13: sanfran.streams.v1.Usage
+	(*NodeUsage)(nil),             // 14: sanfran.streams.v1.NodeUsage
+	(*PodUsage)(nil),              // 15: sanfran.streams.v1.PodUsage
+	(*Opened)(nil),                // 16: sanfran.streams.v1.Opened
+	(*Failure)(nil),               // 17: sanfran.streams.v1.Failure
+	(*timestamppb.Timestamp)(nil), // 18: google.protobuf.Timestamp
 }
 var file_sanfran_streams_v1_streams_proto_depIdxs = []int32{
-	15, // 0: sanfran.streams.v1.AnswerRequest.opened:type_name -> sanfran.streams.v1.Opened
-	16, // 1: sanfran.streams.v1.AnswerRequest.failure:type_name -> sanfran.streams.v1.Failure
-	11, // 2: sanfran.streams.v1.AnswerRequest.exited:type_name -> sanfran.streams.v1.Exited
-	12, // 3: sanfran.streams.v1.AnswerRequest.usage:type_name -> sanfran.streams.v1.Usage
-	4,  // 4: sanfran.streams.v1.AnswerResponse.read_log:type_name -> sanfran.streams.v1.ReadLog
-	5,  // 5: sanfran.streams.v1.AnswerResponse.exec:type_name -> sanfran.streams.v1.Exec
-	6,  // 6: sanfran.streams.v1.AnswerResponse.attach:type_name -> sanfran.streams.v1.Attach
-	7,  // 7: sanfran.streams.v1.AnswerResponse.forward:type_name -> sanfran.streams.v1.Forward
-	8,  // 8: sanfran.streams.v1.AnswerResponse.measure:type_name -> sanfran.streams.v1.Measure
-	10, // 9: sanfran.streams.v1.AnswerResponse.end_of_data:type_name -> sanfran.streams.v1.EndOfData
-	9,  // 10: sanfran.streams.v1.AnswerResponse.terminal_size:type_name -> sanfran.streams.v1.TerminalSize
-	17, // 11: sanfran.streams.v1.ReadLog.since:type_name -> google.protobuf.Timestamp
-	0,  // 12: sanfran.streams.v1.ReadLog.stream:type_name -> sanfran.streams.v1.LogStream
-	17, // 13: sanfran.streams.v1.Usage.at:type_name -> google.protobuf.Timestamp
-	13, // 14: sanfran.streams.v1.Usage.node:type_name -> sanfran.streams.v1.NodeUsage
-	14, // 15: sanfran.streams.v1.Usage.pods:type_name -> sanfran.streams.v1.PodUsage
-	17, // 16: sanfran.streams.v1.PodUsage.started_at:type_name -> google.protobuf.Timestamp
-	1,  // 17: sanfran.streams.v1.Failure.reason:type_name -> sanfran.streams.v1.FailureReason
-	2,  // 18: sanfran.streams.v1.StreamService.Answer:input_type -> sanfran.streams.v1.AnswerRequest
-	3,  // 19: sanfran.streams.v1.StreamService.Answer:output_type -> sanfran.streams.v1.AnswerResponse
-	19, // [19:20] is the sub-list for method output_type
-	18, // [18:19] is the sub-list for method input_type
-	18, // [18:18] is the sub-list for extension type_name
-	18, // [18:18] is the sub-list for extension extendee
-	0,  // [0:18] is the sub-list for field type_name
+	16, // 0: sanfran.streams.v1.AnswerRequest.opened:type_name -> sanfran.streams.v1.Opened
+	17, // 1: sanfran.streams.v1.AnswerRequest.failure:type_name -> sanfran.streams.v1.Failure
+	12, // 2: sanfran.streams.v1.AnswerRequest.exited:type_name -> sanfran.streams.v1.Exited
+	13, // 3: sanfran.streams.v1.AnswerRequest.usage:type_name -> sanfran.streams.v1.Usage
+	11, // 4: sanfran.streams.v1.AnswerRequest.taken:type_name -> sanfran.streams.v1.Taken
+	10, // 5: sanfran.streams.v1.AnswerRequest.end_of_data:type_name -> sanfran.streams.v1.EndOfData
+	4,  // 6: sanfran.streams.v1.AnswerResponse.read_log:type_name -> sanfran.streams.v1.ReadLog
+	5,  // 7: sanfran.streams.v1.AnswerResponse.exec:type_name -> sanfran.streams.v1.Exec
+	6,  // 8: sanfran.streams.v1.AnswerResponse.attach:type_name -> sanfran.streams.v1.Attach
+	7,  // 9: sanfran.streams.v1.AnswerResponse.forward:type_name -> sanfran.streams.v1.Forward
+	8,  // 10: sanfran.streams.v1.AnswerResponse.measure:type_name -> sanfran.streams.v1.Measure
+	10, // 11: sanfran.streams.v1.AnswerResponse.end_of_data:type_name -> sanfran.streams.v1.EndOfData
+	9,  // 12: sanfran.streams.v1.AnswerResponse.terminal_size:type_name -> sanfran.streams.v1.TerminalSize
+	11, // 13: sanfran.streams.v1.AnswerResponse.taken:type_name -> sanfran.streams.v1.Taken
+	18, // 14: sanfran.streams.v1.ReadLog.since:type_name -> google.protobuf.Timestamp
+	0,  // 15: sanfran.streams.v1.ReadLog.stream:type_name -> sanfran.streams.v1.LogStream
+	18, // 16: sanfran.streams.v1.Usage.at:type_name -> google.protobuf.Timestamp
+	14, // 17: sanfran.streams.v1.Usage.node:type_name -> sanfran.streams.v1.NodeUsage
+	15, // 18: sanfran.streams.v1.Usage.pods:type_name -> sanfran.streams.v1.PodUsage
+	18, // 19: sanfran.streams.v1.PodUsage.started_at:type_name -> google.protobuf.Timestamp
+	1,  // 20: sanfran.streams.v1.Failure.reason:type_name -> sanfran.streams.v1.FailureReason
+	2,  // 21: sanfran.streams.v1.StreamService.Answer:input_type -> sanfran.streams.v1.AnswerRequest
+	3,  // 22: sanfran.streams.v1.StreamService.Answer:output_type -> sanfran.streams.v1.AnswerResponse
+	22, // [22:23] is the sub-list for method output_type
+	21, // [21:22] is the sub-list for method input_type
+	21, // [21:21] is the sub-list for extension type_name
+	21, // [21:21] is the sub-list for extension extendee
+	0,  // [0:21] is the sub-list for field type_name
 }
 
 func init() { file_sanfran_streams_v1_streams_proto_init() }
@@ -1452,6 +1568,8 @@ func file_sanfran_streams_v1_streams_proto_init() {
 		(*AnswerRequest_ErrorData)(nil),
 		(*AnswerRequest_Exited)(nil),
 		(*AnswerRequest_Usage)(nil),
+		(*AnswerRequest_Taken)(nil),
+		(*AnswerRequest_EndOfData)(nil),
 	}
 	file_sanfran_streams_v1_streams_proto_msgTypes[1].OneofWrappers = []any{
 		(*AnswerResponse_ReadLog)(nil),
@@ -1462,6 +1580,7 @@ func file_sanfran_streams_v1_streams_proto_init() {
 		(*AnswerResponse_Data)(nil),
 		(*AnswerResponse_EndOfData)(nil),
 		(*AnswerResponse_TerminalSize)(nil),
+		(*AnswerResponse_Taken)(nil),
 	}
 	file_sanfran_streams_v1_streams_proto_msgTypes[2].OneofWrappers = []any{}
 	type x struct{}
@@ -1470,7 +1589,7 @@ func file_sanfran_streams_v1_streams_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sanfran_streams_v1_streams_proto_rawDesc), len(file_sanfran_streams_v1_streams_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   15,
+			NumMessages:   16,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -41,12 +41,12 @@ type StreamServiceClient interface {
 	// is all; a Failure after Opened says that it is not. The control plane ends
 	// the call when it wants no more, and with it ends what the agent does for it.
 	//
-	// Of Exec and Forward the control plane says more after Opened: input, the end
-	// of input, sizes of the terminal. Nobody keeps what the other side does not
-	// take: who does not read stops the writer, by gRPC's flow control, and each way
-	// has a flow of its own. What goes the same way is taken in its order: a size
-	// waits behind input that the program does not read, and standard error behind
-	// standard output that the caller does not read.
+	// Of Exec and Forward both sides say more after Opened: data, sizes of the
+	// terminal. Data of a program's input, output and error output, and of each way
+	// of a connection, are flows of their own: no one stops another. Of each, at
+	// most 128 KiB are on the way; beyond that the sender waits for Taken. So both
+	// sides always take what comes, without waiting for a reader, and see at once
+	// when the call ends. Logs have gRPC's flow control alone.
 	Answer(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[AnswerRequest, AnswerResponse], error)
 }
 
@@ -85,12 +85,12 @@ type StreamServiceServer interface {
 	// is all; a Failure after Opened says that it is not. The control plane ends
 	// the call when it wants no more, and with it ends what the agent does for it.
 	//
-	// Of Exec and Forward the control plane says more after Opened: input, the end
-	// of input, sizes of the terminal. Nobody keeps what the other side does not
-	// take: who does not read stops the writer, by gRPC's flow control, and each way
-	// has a flow of its own. What goes the same way is taken in its order: a size
-	// waits behind input that the program does not read, and standard error behind
-	// standard output that the caller does not read.
+	// Of Exec and Forward both sides say more after Opened: data, sizes of the
+	// terminal. Data of a program's input, output and error output, and of each way
+	// of a connection, are flows of their own: no one stops another. Of each, at
+	// most 128 KiB are on the way; beyond that the sender waits for Taken. So both
+	// sides always take what comes, without waiting for a reader, and see at once
+	// when the call ends. Logs have gRPC's flow control alone.
 	Answer(grpc.BidiStreamingServer[AnswerRequest, AnswerResponse]) error
 	mustEmbedUnimplementedStreamServiceServer()
 }
