@@ -16,7 +16,16 @@ func TestRuncKeepsTheContract(t *testing.T) {
 			Runtime: h.runc,
 			RootFS:  root,
 			Left:    h.left,
+			ExecEnv: []string{"PATH=/usr/local/bin:/usr/bin:/bin"},
 			Args: func(program string) []string {
+				switch program { // the container's own shell, by its name alone
+				case containertest.ExecExit7:
+					return []string{"sh", "-c", "echo out; echo err >&2; exit 7"}
+				case containertest.ExecCopy:
+					return []string{"cat"}
+				case containertest.ExecSize:
+					return []string{"sh", "-c", `while read line; do set -- $(stty size); echo "$2 x $1"; done`}
+				}
 				return node(map[string]string{
 					containertest.Idle:       `setInterval(() => {}, 1e9)`,
 					containertest.Exit3:      `process.exit(3)`,

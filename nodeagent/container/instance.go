@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"syscall"
 )
 
@@ -14,6 +15,8 @@ type runcContainer struct {
 	id      string
 	hostID  uint32
 	process *initProcess
+	execs   atomic.Uint64 // programs that were to be started
+	ending  atomic.Bool   // Destroy has been called
 
 	exited chan struct{} // closed by watch, after status was set
 	status ExitStatus
@@ -110,6 +113,19 @@ func (c *runcContainer) MemoryInUse(ctx context.Context) (int64, error) {
 	return c.runtime.opts.Cgroups.MemoryInUse(c.id)
 }
 
+// Usage implements Container.
+func (c *runcContainer) Usage(ctx context.Context) (Usage, error) {
+	if err := ctx.Err(); err != nil {
+		return Usage{}, err
+	}
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	if c.going {
+		return Usage{}, fmt.Errorf("container %s: usage: %w", c.id, ErrGone)
+	}
+	return c.runtime.opts.Cgroups.Usage(c.id)
+}
+
 func (c *runcContainer) SetResources(ctx context.Context, limits Resources) error {
 	if err := limits.Validate(); err != nil {
 		return fmt.Errorf("container %s: %w", c.id, err)
@@ -151,6 +167,7 @@ func (c *runcContainer) kill() {
 }
 
 func (c *runcContainer) Destroy(ctx context.Context) error {
+	c.ending.Store(true)
 	c.kill() // before the lock: whoever holds it is done the sooner
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -5,7 +5,7 @@
 // Node.js worker) that has nothing of any tenant yet. While it runs, Mount,
 // SetResources and SetHostname turn the anonymous container into a function's:
 // directories appear in its root, its limits and its name become those of the
-// pod. Destroy ends it
+// pod, and Exec runs further programs in it. Destroy ends it
 // for good; a container is never used a second time.
 //
 //	c, err := runtime.Start(ctx, container.Config{ID: "a1", RootFS: node24, …})
@@ -74,6 +74,10 @@ type Container interface {
 	// kernel could not simply drop.
 	MemoryInUse(ctx context.Context) (int64, error)
 
+	// Usage is what the container has used since it was started. Unlike other
+	// calls it is answered until Destroy, also when the program has ended.
+	Usage(ctx context.Context) (Usage, error)
+
 	// SetResources replaces the limits, in the running container. Zero
 	// values mean "as started". It is on the path of a cold request.
 	//
@@ -87,6 +91,13 @@ type Container interface {
 
 	// Signal sends the container's program a signal.
 	Signal(ctx context.Context, signal syscall.Signal) error
+
+	// Exec starts a further program in the running container: as the same user,
+	// in all its namespaces and its control group, and with every restriction of
+	// its own program. When it returns, that has been executed; one that cannot
+	// be, because it is not there, is an error in the words of the runtime. ctx
+	// bounds the start only, not the program's life.
+	Exec(ctx context.Context, p Program) (Process, error)
 
 	// Exited is closed once the container's program has ended, by itself or
 	// through Destroy. Processes it had started are dead by then, too.

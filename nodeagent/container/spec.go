@@ -54,24 +54,8 @@ func ociSpec(in specInput) *specs.Spec {
 		Version:  "1.0.2",
 		Hostname: hostname,
 		Root:     &specs.Root{Path: in.Root, Readonly: true},
-		Process: &specs.Process{
-			User: specs.User{UID: UserID, GID: UserID},
-			Args: cfg.Args,
-			Env:  cfg.Env,
-			Cwd:  "/",
-			// An empty set of each kind, not an absent one, which would
-			// leave what the runtime itself has.
-			Capabilities:    &specs.LinuxCapabilities{},
-			NoNewPrivileges: true,
-			OOMScoreAdj:     &in.OOMScoreAdj,
-			Rlimits: []specs.POSIXRlimit{
-				{Type: "RLIMIT_CORE"},
-				{Type: "RLIMIT_MSGQUEUE", Hard: messageQueueBytes, Soft: messageQueueBytes},
-				{Type: "RLIMIT_NOFILE", Hard: in.OpenFiles, Soft: in.OpenFiles},
-				{Type: "RLIMIT_SIGPENDING", Hard: queuedSignals, Soft: queuedSignals},
-			},
-		},
-		Mounts: specMounts(in.TmpBytes),
+		Process:  processSpec(cfg.Args, cfg.Env, in.OOMScoreAdj, in.OpenFiles),
+		Mounts:   specMounts(in.TmpBytes),
 		Linux: &specs.Linux{
 			UIDMappings:       []specs.LinuxIDMapping{{ContainerID: 0, HostID: in.HostID, Size: idRange}},
 			GIDMappings:       []specs.LinuxIDMapping{{ContainerID: 0, HostID: in.HostID, Size: idRange}},
@@ -86,6 +70,28 @@ func ociSpec(in specInput) *specs.Spec {
 				"/proc/latency_stats", "/proc/sched_debug", "/proc/scsi", "/proc/timer_list", "/proc/timer_stats",
 			},
 			ReadonlyPaths: []string{"/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"},
+		},
+	}
+}
+
+// processSpec is every process of a container: an unprivileged user without
+// capabilities, who cannot gain any.
+func processSpec(args, env []string, oomScoreAdj int, openFiles uint64) *specs.Process {
+	return &specs.Process{
+		User: specs.User{UID: UserID, GID: UserID},
+		Args: args,
+		Env:  env,
+		Cwd:  "/",
+		// An empty set of each kind, not an absent one, which would
+		// leave what the runtime itself has.
+		Capabilities:    &specs.LinuxCapabilities{},
+		NoNewPrivileges: true,
+		OOMScoreAdj:     &oomScoreAdj,
+		Rlimits: []specs.POSIXRlimit{
+			{Type: "RLIMIT_CORE"},
+			{Type: "RLIMIT_MSGQUEUE", Hard: messageQueueBytes, Soft: messageQueueBytes},
+			{Type: "RLIMIT_NOFILE", Hard: openFiles, Soft: openFiles},
+			{Type: "RLIMIT_SIGPENDING", Hard: queuedSignals, Soft: queuedSignals},
 		},
 	}
 }

@@ -27,6 +27,14 @@ type Fake struct {
 	// OnSignal, if not nil, is told of every signal but SIGKILL.
 	OnSignal func(c *Instance, signal syscall.Signal)
 
+	// Exec is every program that is run in a container, nil for none that is there.
+	// ctx ends when it or the container is killed; it must end with ctx. What it
+	// returns is the exit status, unless it was killed.
+	Exec func(ctx context.Context, e *Exec) container.ExitStatus
+
+	// OnUsage, if not nil, is what a container uses.
+	OnUsage func(id string) container.Usage
+
 	// OnStart, if not nil, may refuse a start.
 	OnStart func(ctx context.Context, cfg container.Config) error
 
@@ -59,6 +67,10 @@ type Instance struct {
 	mounts    []container.Mount
 	resources container.Resources
 	going     bool
+	kills     []context.CancelFunc // of programs
+	destroyed bool
+
+	programs sync.WaitGroup // grows under mu, while the container runs
 }
 
 var (
@@ -151,11 +163,16 @@ func (c *Instance) run(ctx context.Context, p *Process) {
 	}
 	p.close()
 	if ctx.Err() != nil {
-		status = container.ExitStatus{Code: 128 + int(syscall.SIGKILL), Signal: syscall.SIGKILL}
+		status = killed
 	}
 	c.mu.Lock()
-	c.status = status
+	c.status, c.going = status, true
+	kills := c.kills
 	c.mu.Unlock()
+	for _, kill := range kills {
+		kill()
+	}
+	c.programs.Wait()
 	close(c.exited)
 }
 
@@ -255,6 +272,19 @@ func (c *Instance) MemoryInUse(ctx context.Context) (int64, error) {
 	return 0, nil
 }
 
+// Usage implements container.Container.
+func (c *Instance) Usage(ctx context.Context) (container.Usage, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.destroyed || ctx.Err() != nil {
+		return container.Usage{}, fmt.Errorf("container %s: usage: %w", c.cfg.ID, errors.Join(ctx.Err(), container.ErrGone))
+	}
+	if c.fake.OnUsage == nil {
+		return container.Usage{}, nil
+	}
+	return c.fake.OnUsage(c.cfg.ID), nil
+}
+
 // SetResources implements container.Container.
 func (c *Instance) SetResources(ctx context.Context, r container.Resources) error {
 	if err := r.Validate(); err != nil {
@@ -306,7 +336,7 @@ func (c *Instance) Signal(ctx context.Context, signal syscall.Signal) error {
 // Destroy implements container.Container.
 func (c *Instance) Destroy(context.Context) error {
 	c.mu.Lock()
-	c.going = true
+	c.going, c.destroyed = true, true
 	c.mu.Unlock()
 	c.kill()
 	<-c.exited

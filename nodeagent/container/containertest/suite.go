@@ -26,6 +26,18 @@ const (
 	Exit0OnEOF = "exit0-on-eof"
 )
 
+// Programs that the suite runs in running containers, with Exec.
+const (
+	// ExecExit7 writes "out\n" and "err\n" and ends with status 7.
+	ExecExit7 = "exec-exit7"
+	// ExecCopy copies its input to its output until end of file, then ends with
+	// status 0.
+	ExecCopy = "exec-copy"
+	// ExecSize writes the size of its terminal, "columns x rows\n", for each line
+	// that it reads.
+	ExecSize = "exec-size"
+)
+
 // Subject is a Runtime under test.
 type Subject struct {
 	Runtime container.Runtime
@@ -33,6 +45,8 @@ type Subject struct {
 	RootFS string
 	// Args is the command line of one of the programs above.
 	Args func(program string) []string
+	// ExecEnv is the environment of programs that are run with Exec.
+	ExecEnv []string
 	// Left returns what the runtime has left on the host, nil for nothing. It
 	// is asked when no container should be alive.
 	Left func() []string
@@ -62,6 +76,11 @@ func Suite(t *testing.T, New func(t *testing.T) Subject) {
 		{"SetResourcesChecksItsArguments", resourcesCheck},
 		{"SetHostnameChecksItsArgument", hostnameCheck},
 		{"SIGKILLEnds", killEnds},
+		{"ExecRunsAProgram", execRuns},
+		{"ExecChecksItsArguments", execChecks},
+		{"ExecGivesATerminal", execTerminal},
+		{"ProgramsEndWithTheirContainer", execEnds},
+		{"KillEndsAProgram", execKill},
 		{"NothingCanBeDoneToWhatIsGone", goneIsGone},
 		{"ManyAtOnce", manyAtOnce},
 	} {
@@ -399,6 +418,9 @@ func goneIsGone(t *testing.T, s *suite) {
 		if _, err := c.MemoryInUse(t.Context()); !errors.Is(err, container.ErrGone) {
 			t.Errorf("MemoryInUse of the %s container: %v; want ErrGone", c.ID(), err)
 		}
+		if _, err := c.Exec(t.Context(), s.program(ExecCopy)); !errors.Is(err, container.ErrGone) {
+			t.Errorf("Exec in the %s container: %v; want ErrGone", c.ID(), err)
+		}
 		if err := c.SetResources(t.Context(), container.Resources{MilliCPU: 500}); !errors.Is(err, container.ErrGone) {
 			t.Errorf("SetResources of the %s container: %v; want ErrGone", c.ID(), err)
 		}
@@ -409,7 +431,13 @@ func goneIsGone(t *testing.T, s *suite) {
 			t.Errorf("SetHostname of the %s container: %v; want ErrGone", c.ID(), err)
 		}
 	}
+	if _, err := ended.Usage(t.Context()); err != nil {
+		t.Errorf("Usage of a container that has ended: %v; want what it used", err)
+	}
 	s.destroy(ended)
+	if _, err := ended.Usage(t.Context()); !errors.Is(err, container.ErrGone) {
+		t.Errorf("Usage of a destroyed container: %v; want ErrGone", err)
+	}
 }
 
 func manyAtOnce(t *testing.T, s *suite) {
