@@ -121,6 +121,26 @@ func (p *Pool) ReadLog(ctx context.Context, want *streamsv1.ReadLog) (io.ReadClo
 	return p.streams.ReadLog(ctx, want)
 }
 
+// Exec runs a program in a pod's container; see [Streams.Exec].
+func (p *Pool) Exec(ctx context.Context, want *streamsv1.Exec, stdin io.Reader, stdout, stderr io.Writer, sizes <-chan *streamsv1.TerminalSize) (int, error) {
+	return p.streams.Exec(ctx, want, stdin, stdout, stderr, sizes)
+}
+
+// Attach follows what a pod's container writes; see [Streams.Attach].
+func (p *Pool) Attach(ctx context.Context, want *streamsv1.Attach, stdout, stderr io.Writer) error {
+	return p.streams.Attach(ctx, want, stdout, stderr)
+}
+
+// Forward joins a connection to a port of a pod; see [Streams.Forward].
+func (p *Pool) Forward(ctx context.Context, want *streamsv1.Forward, conn io.ReadWriteCloser) error {
+	return p.streams.Forward(ctx, want, conn)
+}
+
+// Measure asks every agent what its pods use; see [Streams.Measure].
+func (p *Pool) Measure(ctx context.Context) (map[string][]*streamsv1.Usage, error) {
+	return p.streams.Measure(ctx)
+}
+
 // Put stores a bundle; see [Store.Put].
 func (p *Pool) Put(ctx context.Context, digest string, r io.Reader) error {
 	return p.store.Put(ctx, digest, r)

@@ -52,8 +52,9 @@ type dial struct {
 	node string
 	// answered gets the agent's stream; it takes one value without a reader.
 	answered chan answer
-	// over is closed when the stream is wanted no more.
+	// over is closed when the stream is wanted no more; left is called then.
 	over chan struct{}
+	left func()
 }
 
 // NewStreams returns the streams into the agents of books.
@@ -76,20 +77,33 @@ func (s *Streams) Answered(node, id string, a answer) (over <-chan struct{}, ok 
 	return d.over, true
 }
 
-// call asks the home agent of a pod for a stream. The caller ends it.
-func (s *Streams) call(ctx context.Context, podUID string) (_ answer, _ *dial, err error) {
+// callHome asks the home agent of a pod for a stream, and says what is wanted. The
+// caller closes it.
+func (s *Streams) callHome(ctx context.Context, podUID string, want *streamsv1.AnswerResponse) (*stream, error) {
 	node, err := s.books.HomeOf(podUID)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	id := rand.Text()
-	d := &dial{node: node, answered: make(chan answer, 1), over: make(chan struct{})}
 	s.mu.Lock()
 	if s.open[node] >= maxStreamsPerNode {
 		s.mu.Unlock()
-		return nil, nil, &StreamError{streamsv1.FailureReason_FAILURE_REASON_BUSY, fmt.Sprintf("%d logs of pods on node %s are being read already; end some that follow", maxStreamsPerNode, node)}
+		return nil, &StreamError{streamsv1.FailureReason_FAILURE_REASON_BUSY, fmt.Sprintf("%d logs, programs and connections of pods on node %s are open already; end some", maxStreamsPerNode, node)}
 	}
 	s.open[node]++
+	s.mu.Unlock()
+	return s.call(ctx, node, want, func() {
+		if s.open[node]--; s.open[node] == 0 {
+			delete(s.open, node)
+		}
+	})
+}
+
+// call asks the agent on a node for a stream. left is called once with mu held, when
+// the stream ends or there is none.
+func (s *Streams) call(ctx context.Context, node string, want *streamsv1.AnswerResponse, left func()) (_ *stream, err error) {
+	id := rand.Text()
+	d := &dial{node: node, answered: make(chan answer, 1), over: make(chan struct{}), left: left}
+	s.mu.Lock()
 	s.dialed[id] = d
 	s.mu.Unlock()
 	defer func() {
@@ -99,19 +113,26 @@ func (s *Streams) call(ctx context.Context, podUID string) (_ answer, _ *dial, e
 	}()
 	gone, err := s.books.dial(node, id)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	timer := time.NewTimer(answerWithin)
 	defer timer.Stop()
 	select {
 	case a := <-d.answered:
-		return a, d, nil
+		st := &stream{answer: a, node: node}
+		stop := context.AfterFunc(ctx, func() { s.end("", d) })
+		st.end = func() { stop(); s.end("", d) }
+		if err := st.begin(want); err != nil {
+			st.end()
+			return nil, err
+		}
+		return st, nil
 	case <-gone:
-		return nil, nil, away(node)
+		return nil, away(node)
 	case <-timer.C:
-		return nil, nil, &StreamError{streamsv1.FailureReason_FAILURE_REASON_AGENT_AWAY, fmt.Sprintf("the agent on node %s has not answered within %v", node, answerWithin)}
+		return nil, &StreamError{streamsv1.FailureReason_FAILURE_REASON_AGENT_AWAY, fmt.Sprintf("the agent on node %s has not answered within %v", node, answerWithin)}
 	case <-ctx.Done():
-		return nil, nil, context.Cause(ctx)
+		return nil, context.Cause(ctx)
 	}
 }
 
@@ -126,65 +147,74 @@ func (s *Streams) end(id string, d *dial) {
 	default:
 	}
 	close(d.over)
-	if s.open[d.node]--; s.open[d.node] == 0 {
-		delete(s.open, d.node)
-	}
+	d.left()
 }
 
-// ReadLog reads what a pod has written, until ctx ends. Its errors, and those of
-// the reader, are *StreamError where an agent is the reason. The caller closes the
-// reader, whose Read must not be called by two at once.
-func (s *Streams) ReadLog(ctx context.Context, want *streamsv1.ReadLog) (io.ReadCloser, error) {
-	a, d, err := s.call(ctx, want.GetPodUid())
-	if err != nil {
-		return nil, fmt.Errorf("read the log of pod %s: %w", want.GetPodUid(), err)
-	}
-	l := &logStream{answer: a, node: d.node}
-	stop := context.AfterFunc(ctx, func() { s.end("", d) })
-	l.end = func() { stop(); s.end("", d) }
-	if err := l.begin(want); err != nil {
-		l.end()
-		return nil, fmt.Errorf("read the log of pod %s: %w", want.GetPodUid(), err)
-	}
-	return l, nil
-}
-
-// logStream reads an agent's stream as one stream of bytes.
-type logStream struct {
+// stream is an agent's stream after Opened. Its errors are *StreamError where the
+// agent is the reason. Receive must not be called by two at once; the other methods
+// are safe for concurrent use.
+type stream struct {
 	answer answer
 	node   string
-	end    func()
-	rest   []byte
+	// end ends the stream: whoever sends or receives is woken.
+	end func()
+
+	sending sync.Mutex // gRPC takes one message at a time
 }
 
-func (l *logStream) begin(want *streamsv1.ReadLog) error {
-	if err := l.answer.Send(&streamsv1.AnswerResponse{Message: &streamsv1.AnswerResponse_ReadLog{ReadLog: want}}); err != nil {
+// begin says what is wanted and waits for Opened.
+func (s *stream) begin(want *streamsv1.AnswerResponse) error {
+	if err := s.send(want); err != nil {
 		return err
 	}
-	m, err := l.receive()
+	m, err := s.receive()
 	if err == nil && m.GetOpened() == nil {
-		err = fmt.Errorf("the agent on node %s answered with %T", l.node, m.GetMessage())
+		err = fmt.Errorf("the agent on node %s answered with %T", s.node, m.GetMessage())
 	}
 	return err
 }
 
-func (l *logStream) receive() (*streamsv1.AnswerRequest, error) {
-	m, err := l.answer.Recv()
+func (s *stream) send(m *streamsv1.AnswerResponse) error {
+	s.sending.Lock()
+	defer s.sending.Unlock()
+	return s.answer.Send(m)
+}
+
+// receive returns the next message; io.EOF: that was all.
+func (s *stream) receive() (*streamsv1.AnswerRequest, error) {
+	m, err := s.answer.Recv()
 	switch {
 	case errors.Is(err, io.EOF):
 		return nil, io.EOF
 	case err != nil:
-		return nil, &StreamError{streamsv1.FailureReason_FAILURE_REASON_AGENT_AWAY, fmt.Sprintf("the stream of the agent on node %s has ended: %v", l.node, err)}
+		return nil, &StreamError{streamsv1.FailureReason_FAILURE_REASON_AGENT_AWAY, fmt.Sprintf("the stream of the agent on node %s has ended: %v", s.node, err)}
 	case m.GetFailure() != nil:
 		return nil, &StreamError{m.GetFailure().GetReason(), m.GetFailure().GetMessage()}
 	}
 	return m, nil
 }
 
+// ReadLog reads what a pod has written, until ctx ends. Its errors, and those of
+// the reader, are *StreamError where an agent is the reason. The caller closes the
+// reader, whose Read must not be called by two at once.
+func (s *Streams) ReadLog(ctx context.Context, want *streamsv1.ReadLog) (io.ReadCloser, error) {
+	st, err := s.callHome(ctx, want.GetPodUid(), &streamsv1.AnswerResponse{Message: &streamsv1.AnswerResponse_ReadLog{ReadLog: want}})
+	if err != nil {
+		return nil, fmt.Errorf("read the log of pod %s: %w", want.GetPodUid(), err)
+	}
+	return &logStream{stream: st}, nil
+}
+
+// logStream reads an agent's stream as one stream of bytes.
+type logStream struct {
+	stream *stream
+	rest   []byte
+}
+
 // Read implements io.Reader.
 func (l *logStream) Read(p []byte) (int, error) {
 	for len(l.rest) == 0 {
-		m, err := l.receive()
+		m, err := l.stream.receive()
 		if err != nil {
 			return 0, err
 		}
@@ -197,7 +227,7 @@ func (l *logStream) Read(p []byte) (int, error) {
 
 // Close implements io.Closer.
 func (l *logStream) Close() error {
-	l.end()
+	l.stream.end()
 	return nil
 }
 
