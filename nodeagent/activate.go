@@ -33,6 +33,7 @@ func (p *pod) makeReady(ctx context.Context, at *attempt) (*instance, error) {
 		}
 		acquired := time.Now()
 		inst := newInstance(warm, acquired, p.agent.cfg.EventLoopLimit, p.agent.metrics.loopDelayed)
+		p.meter.begin(inst)
 		limits, loaded, err := p.admit(patient, inst)
 		if err != nil {
 			return inst, err
@@ -52,7 +53,7 @@ func (p *pod) makeReady(ctx context.Context, at *attempt) (*instance, error) {
 		// The container was of no use before it saw the function, so another
 		// may be.
 		p.agent.log.Warn("a warm container could not be made a pod's", "pod", p.spec.PodUID, "err", err)
-		p.agent.dispose(inst)
+		p.dispose(inst)
 	}
 }
 

@@ -14,7 +14,9 @@ import (
 	"time"
 
 	"sanfran.dev/nodeagent/compilecache"
+	"sanfran.dev/nodeagent/container"
 	"sanfran.dev/nodeagent/logs"
+	"sanfran.dev/nodeagent/network"
 	routesv1 "sanfran.dev/proto/sanfran/routes/v1"
 	"sanfran.dev/router"
 )
@@ -74,6 +76,12 @@ type Agent struct {
 	evictions evictions
 	// mountEmptyDirs is another in tests without root.
 	mountEmptyDirs func(dir string, sizes map[string]int64) error
+	// measureNode is what all containers of the node use.
+	measureNode func() (container.Usage, error)
+	// dialAddress connects as any client of the node does; dialInside connects to
+	// the loopback device of a network namespace, by its file.
+	dialAddress func(ctx context.Context, network, address string) (net.Conn, error)
+	dialInside  func(ctx context.Context, namespace string, port uint16) (net.Conn, error)
 
 	// readiness is why the agent is not ready; nil: it is.
 	readiness atomic.Pointer[error]
@@ -92,6 +100,8 @@ func New(cfg Config, conn Conn) (*Agent, error) {
 		cfg: cfg, log: cfg.Log, conn: conn, share: cfg.Capacity, mountEmptyDirs: mountEmptyDirs,
 		routes: router.NewTable(), outbox: newOutbox(), snapshot: newSnapshot(cfg), quarantine: newQuarantine(cfg.PortRest, quarantineSize), leaving: newLeaving(), orphans: newOrphans(cfg.Log), asking: make(chan struct{}, asksAtOnce), metrics: newMetrics(),
 	}
+	a.dialAddress, a.dialInside = new(net.Dialer).DialContext, network.DialLoopback
+	a.measureNode = func() (container.Usage, error) { return container.Usage{}, nil }
 	a.ctx, a.cancel = context.WithCancel(context.Background())
 	a.forwarder = router.NewForwarder(router.ForwarderConfig{Log: cfg.Log})
 	a.pods = newPods(a)

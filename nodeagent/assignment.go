@@ -212,6 +212,9 @@ func (a *Assignment) environment() map[string]string {
 	return env
 }
 
+// folder is where the function works.
+func (a *Assignment) folder() string { return cmp.Or(a.WorkingDir, a.Entry) }
+
 // isFileName reports whether a word from outside may become a file name.
 func isFileName(s string) bool { return isPlainWord(s, 128) }
 

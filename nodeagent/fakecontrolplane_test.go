@@ -59,13 +59,14 @@ type fakeControlPlane struct {
 	// answers are the streams that the agent was asked for.
 	answers chan streamsv1.StreamService_AnswerServer
 	cut     chan struct{} // closed to end the streams
+	over    chan struct{} // closed to end the answers
 }
 
 func newFakeControlPlane(t testing.TB) *fakeControlPlane {
 	t.Helper()
 	cp := &fakeControlPlane{
 		t: t, generation: 9, bundles: map[string][]byte{}, pools: map[string]*agentv1.PoolStatus{}, changed: make(chan struct{}),
-		say: make(chan *agentv1.ConnectResponse, 100), routes: make(chan *routesv1.WatchResponse, 100), answers: make(chan streamsv1.StreamService_AnswerServer, 100), cut: make(chan struct{}),
+		say: make(chan *agentv1.ConnectResponse, 100), routes: make(chan *routesv1.WatchResponse, 100), answers: make(chan streamsv1.StreamService_AnswerServer, 100), cut: make(chan struct{}), over: make(chan struct{}),
 	}
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -152,9 +153,23 @@ func (cp *fakeControlPlane) Connect(stream agentv1.AgentService_ConnectServer) e
 
 // Answer implements streamsv1.StreamServiceServer.
 func (cp *fakeControlPlane) Answer(stream streamsv1.StreamService_AnswerServer) error {
+	cp.mu.Lock()
+	over := cp.over
+	cp.mu.Unlock()
 	cp.answers <- stream
-	<-stream.Context().Done()
+	select {
+	case <-stream.Context().Done():
+	case <-over:
+	}
 	return nil
+}
+
+// endStreams ends the streams that the agent was asked for.
+func (cp *fakeControlPlane) endStreams() {
+	cp.mu.Lock()
+	defer cp.mu.Unlock()
+	close(cp.over)
+	cp.over = make(chan struct{})
 }
 
 // FetchBundle implements agentv1.AgentServiceServer.

@@ -54,6 +54,7 @@ func openNode(ctx context.Context, a *Agent) (_ *node, err error) {
 		return nil, err
 	}
 	n.undo = append(n.undo, func(context.Context) error { return cgroups.Close() })
+	a.measureNode = func() (container.Usage, error) { return cgroups.Usage("") }
 	runc, err := container.NewRunc(container.RuncOptions{
 		Binary: cfg.Runc, WorkDir: filepath.Join(cfg.WorkDir, "containers"), Cgroups: cgroups, PidsLimit: cfg.PidsLimit, Logger: cfg.Log,
 	})

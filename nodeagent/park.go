@@ -84,7 +84,7 @@ func (p *pod) end(i *instance, c cause) {
 			p.agent.writeCompiled(p.agent.ctx, i) // if there was no quiet moment
 			p.agent.terminate(i, parkedTermGrace)
 		}
-		p.agent.dispose(i)
+		p.dispose(i)
 	case causeRetired:
 		until := now.Add(i.grace)
 		listens, drained := p.drain(i, i.grace)
@@ -94,7 +94,7 @@ func (p *pod) end(i *instance, c cause) {
 				p.agent.writeCompiled(p.agent.ctx, i)
 				p.agent.terminate(i, max(time.Until(until), leastTermGrace))
 			}
-			p.agent.dispose(i)
+			p.dispose(i)
 		}
 		if listens {
 			finish() // what the function does at its end is still the pod's doing
@@ -108,7 +108,7 @@ func (p *pod) end(i *instance, c cause) {
 			finish()
 		})
 	default:
-		p.agent.dispose(i)
+		p.dispose(i)
 	}
 	p.mu.Lock()
 	p.remember(i, time.Now())
@@ -184,6 +184,12 @@ func (a *Agent) linger(i *instance) {
 	case <-i.warm.container.Exited():
 	case <-a.ctx.Done():
 	}
+}
+
+// dispose destroys an instance of the pod, after the last look at what it used.
+func (p *pod) dispose(i *instance) {
+	p.meter.end(p.agent.ctx, i)
+	p.agent.dispose(i)
 }
 
 // dispose destroys a leased container. Connections that were still in its

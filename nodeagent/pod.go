@@ -31,6 +31,8 @@ type pod struct {
 	// changes, but for its epoch and the content of its files: see below.
 	spec *Assignment
 	log  *logs.Log
+	// meter counts what its containers use.
+	meter *meter
 	// work is the pod's goroutines: attempts, and supervisors of instances. It
 	// grows under mu, and only while the pod is not withdrawn.
 	work sync.WaitGroup
@@ -197,7 +199,7 @@ func (p *pod) run(ctx context.Context, at *attempt) {
 		p.agent.log.Info("pod active", "pod", p.spec.PodUID, "namespace", p.spec.Namespace, "name", p.spec.PodName, "container", inst.warm.container.ID())
 	}
 	if orphan != nil {
-		p.agent.dispose(orphan)
+		p.dispose(orphan)
 		if asFailure(err) != nil {
 			p.log.Crashed(orphan.warm.output.lines)
 		}

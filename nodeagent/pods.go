@@ -99,7 +99,7 @@ func (ps *pods) take(a *Assignment) error {
 	}
 	ps.made++
 	p := &pod{
-		agent: ps.agent, spec: a, epoch: a.Epoch, mounts: a.Mounts, life: newLifecycle(),
+		agent: ps.agent, spec: a, epoch: a.Epoch, mounts: a.Mounts, life: newLifecycle(), meter: newMeter(time.Now()),
 		dir:       filepath.Join(ps.agent.cfg.WorkDir, "pods", fmt.Sprintf("%s-%d", a.PodUID, ps.made)),
 		instances: map[*instance]struct{}{}, allotment: newAllotment(ps.agent.cfg.limits(a.Resources)),
 	}

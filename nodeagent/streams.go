@@ -50,8 +50,8 @@ func (s *streams) dialed(id string) {
 }
 
 func (s *streams) answer(ctx context.Context, id string) error {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
 	stream, err := s.client.Answer(ctx)
 	if err != nil {
 		return err
@@ -64,27 +64,36 @@ func (s *streams) answer(ctx context.Context, id string) error {
 	if err != nil {
 		return err
 	}
-	// The control plane says nothing more but that it has enough.
+	c := &call{ctx: ctx, stream: stream}
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
-		_, _ = stream.Recv()
-		cancel()
+		cancel(c.receive())
 	}()
 	defer func() {
-		cancel()
+		cancel(nil)
 		<-ended
 	}()
 	switch m := wanted.GetMessage().(type) {
 	case *streamsv1.AnswerResponse_ReadLog:
-		err = s.readLog(ctx, m.ReadLog, stream)
+		err = s.readLog(c, m.ReadLog)
+	case *streamsv1.AnswerResponse_Exec:
+		err = s.exec(c, m.Exec)
+	case *streamsv1.AnswerResponse_Attach:
+		err = s.attach(c, m.Attach)
+	case *streamsv1.AnswerResponse_Forward:
+		err = s.forward(c, m.Forward)
+	case *streamsv1.AnswerResponse_Measure:
+		err = s.measure(c)
 	default:
-		err = sendFailure(stream, streamsv1.FailureReason_FAILURE_REASON_INTERNAL, "this agent does not know what is wanted; it may be older than the control plane")
+		err = c.fail(streamsv1.FailureReason_FAILURE_REASON_INTERNAL, "this agent does not know what is wanted; it may be older than the control plane")
 	}
-	if errors.Is(err, io.EOF) || ctx.Err() != nil {
+	switch cause := context.Cause(ctx); {
+	case cause != nil && !errors.Is(cause, errOver):
+		return cause // the control plane does not keep to the rules, or the agent stops
+	case errors.Is(err, io.EOF) || cause != nil:
 		return nil // nobody wants it any more
-	}
-	if err != nil {
+	case err != nil:
 		return err
 	}
 	if err := stream.CloseSend(); err != nil {
@@ -95,35 +104,31 @@ func (s *streams) answer(ctx context.Context, id string) error {
 	return nil
 }
 
-func sendFailure(stream streamsv1.StreamService_AnswerClient, reason streamsv1.FailureReason, message string) error {
-	return stream.Send(&streamsv1.AnswerRequest{Message: &streamsv1.AnswerRequest_Failure{Failure: &streamsv1.Failure{Reason: reason, Message: message}}})
-}
-
-func (s *streams) readLog(ctx context.Context, m *streamsv1.ReadLog, stream streamsv1.StreamService_AnswerClient) error {
+func (s *streams) readLog(c *call, m *streamsv1.ReadLog) error {
 	p := s.agent.pods.get(m.GetPodUid())
 	if p == nil {
-		return sendFailure(stream, streamsv1.FailureReason_FAILURE_REASON_NO_POD, "the pod is not at the agent on node "+s.agent.cfg.NodeName+" any more")
+		return c.fail(streamsv1.FailureReason_FAILURE_REASON_NO_POD, "the pod is not at the agent on node "+s.agent.cfg.NodeName+" any more")
 	}
 	reading, err := p.log.Read(logOptions(m))
 	if errors.Is(err, logs.ErrNoPrevious) {
-		return sendFailure(stream, streamsv1.FailureReason_FAILURE_REASON_NO_PREVIOUS, err.Error())
+		return c.fail(streamsv1.FailureReason_FAILURE_REASON_NO_PREVIOUS, err.Error())
 	}
 	if err != nil {
-		return sendFailure(stream, streamsv1.FailureReason_FAILURE_REASON_INTERNAL, err.Error())
+		return c.fail(streamsv1.FailureReason_FAILURE_REASON_INTERNAL, err.Error())
 	}
-	if err := stream.Send(&streamsv1.AnswerRequest{Message: &streamsv1.AnswerRequest_Opened{Opened: &streamsv1.Opened{}}}); err != nil {
+	if err := c.opened(nil); err != nil {
 		return err
 	}
 	var sendErr error
-	err = reading.Run(ctx, func(b []byte) error {
-		sendErr = stream.Send(&streamsv1.AnswerRequest{Message: &streamsv1.AnswerRequest_Data{Data: bytes.Clone(b)}})
+	err = reading.Run(c.ctx, func(b []byte) error {
+		sendErr = c.data(bytes.Clone(b))
 		return sendErr
 	})
-	if err == nil || sendErr != nil || ctx.Err() != nil {
+	if err == nil || sendErr != nil || c.ctx.Err() != nil {
 		return sendErr
 	}
 	s.agent.log.Error("a function's log cannot be read", "pod", p.spec.PodUID, "name", p.spec.PodName, "err", err)
-	return sendFailure(stream, streamsv1.FailureReason_FAILURE_REASON_INTERNAL, err.Error())
+	return c.fail(streamsv1.FailureReason_FAILURE_REASON_INTERNAL, err.Error())
 }
 
 // logOptions takes a message's content over.

@@ -7,13 +7,15 @@ import (
 	"sanfran.dev/nodeagent/workerconn"
 )
 
-// usage says since when an instance has been idle. Two books are kept: the
-// requests this agent forwards, which it knows by itself, and what the worker
-// reports, which includes requests that came past the agent. It is safe for
-// concurrent use.
+// usage says since when an instance has been idle. Three books are kept: the
+// requests this agent forwards, which it knows by itself; what the worker
+// reports, which includes requests that came past the agent; and who holds the
+// instance without a request: programs, attachments and connections that somebody
+// has asked the control plane for. It is safe for concurrent use.
 type usage struct {
 	mu     sync.Mutex
 	ours   int
+	held   int
 	worker workerconn.Activity
 	// idleSince is the zero time while something is going on.
 	idleSince time.Time
@@ -37,6 +39,22 @@ func (u *usage) end(now time.Time) {
 	u.settle(now)
 }
 
+// hold keeps the instance from being idle until letGo.
+func (u *usage) hold() {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.held++
+	u.idleSince = time.Time{}
+}
+
+// letGo is the other half of hold.
+func (u *usage) letGo(now time.Time) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.held--
+	u.settle(now)
+}
+
 // report takes over what the worker says.
 func (u *usage) report(a workerconn.Activity, now time.Time) {
 	u.mu.Lock()
@@ -48,7 +66,7 @@ func (u *usage) report(a workerconn.Activity, now time.Time) {
 }
 
 func (u *usage) settle(now time.Time) {
-	if u.ours == 0 && !u.worker.Busy() {
+	if u.ours == 0 && u.held == 0 && !u.worker.Busy() {
 		u.idleSince = now
 	}
 }

@@ -27,8 +27,12 @@ type warmContainer struct {
 	output    *output
 	// inspector connects to where Node.js opens its inspector.
 	inspector inspector.Dial
-	// closeNamespace gives the network namespace back; nil: there is none.
+	// namespace is the network namespace's file; empty: it has none of ours.
+	namespace string
+	// closeNamespace gives it back; nil: there is none.
 	closeNamespace func() error
+	// booted is the processor time that it had used when it was warm.
+	booted time.Duration
 	// onActivity is called for the worker's reports; nil until it is leased.
 	onActivity atomic.Pointer[func(workerconn.Activity)]
 	// guards are goroutines that wait for its end.
@@ -81,7 +85,7 @@ func (s *starter) Start(ctx context.Context, runtime string) (_ *warmContainer, 
 	if err != nil {
 		return nil, err
 	}
-	w.closeNamespace = closeNamespace
+	w.namespace, w.closeNamespace = path, closeNamespace
 	w.inspector = func(ctx context.Context) (net.Conn, error) { return s.inspector(ctx, path) }
 	undo = append(undo, closeNamespace)
 	conn, control, err := workerconn.Pair(w.activity)
@@ -114,6 +118,11 @@ func (s *starter) Start(ctx context.Context, runtime string) (_ *warmContainer, 
 			err = fmt.Errorf("%w; %s", err, words)
 		}
 		return nil, err
+	}
+	// What it took to boot is the pool's doing, not that of the pod to come. A
+	// container whose use cannot be read works all the same.
+	if used, err := w.container.Usage(ctx); err == nil {
+		w.booted = used.CPU
 	}
 	return w, nil
 }

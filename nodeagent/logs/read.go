@@ -53,6 +53,8 @@ type Reading struct {
 	inLine bool
 	in     *bufio.Reader // nil until something was read
 	out    []byte
+	stream Stream // of out, with split
+	split  bool
 }
 
 // Read prepares to read what a pod has written. Its errors are ErrNoPrevious and
@@ -94,7 +96,18 @@ var errEnough = errors.New("enough")
 
 // Run passes the log on until its end, or ctx's, or an error of pass. The bytes
 // are pass's only during the call.
-func (r *Reading) Run(ctx context.Context, pass func([]byte) error) (err error) {
+func (r *Reading) Run(ctx context.Context, pass func([]byte) error) error {
+	return r.readOn(ctx, func(_ Stream, b []byte) error { return pass(b) })
+}
+
+// RunStreams is Run for who wants to know which stream each piece was written to.
+// Pieces come in the order of writing.
+func (r *Reading) RunStreams(ctx context.Context, pass func(Stream, []byte) error) error {
+	r.split = true
+	return r.readOn(ctx, pass)
+}
+
+func (r *Reading) readOn(ctx context.Context, pass func(Stream, []byte) error) (err error) {
 	defer func() {
 		if r.file != nil {
 			err = errors.Join(err, r.file.Close())
@@ -136,7 +149,7 @@ func (r *Reading) watch() (changed <-chan struct{}, ended bool) {
 }
 
 // advance passes on what is there.
-func (r *Reading) advance(ctx context.Context, pass func([]byte) error) error {
+func (r *Reading) advance(ctx context.Context, pass func(Stream, []byte) error) error {
 	for ctx.Err() == nil {
 		size, last, err := r.open()
 		if err != nil || r.file == nil {
@@ -197,7 +210,7 @@ func (r *Reading) open() (size int64, last bool, err error) {
 }
 
 // pass passes the open file on, from where reading was, up to size.
-func (r *Reading) pass(ctx context.Context, size int64, pass func([]byte) error) error {
+func (r *Reading) pass(ctx context.Context, size int64, pass func(Stream, []byte) error) error {
 	if r.in == nil {
 		r.in = bufio.NewReaderSize(nil, 4*maxRecord)
 	}
@@ -215,6 +228,12 @@ func (r *Reading) pass(ctx context.Context, size int64, pass func([]byte) error)
 		rec, ok := parseRecord(line)
 		if !ok {
 			continue
+		}
+		if r.split && rec.stream != r.stream {
+			if err := r.flush(pass); err != nil {
+				return err
+			}
+			r.stream = rec.stream
 		}
 		if err := r.emit(rec); err != nil {
 			return errors.Join(r.flush(pass), err)
@@ -249,11 +268,11 @@ func (r *Reading) emit(rec record) error {
 	return nil
 }
 
-func (r *Reading) flush(pass func([]byte) error) error {
+func (r *Reading) flush(pass func(Stream, []byte) error) error {
 	if len(r.out) == 0 {
 		return nil
 	}
-	err := pass(r.out)
+	err := pass(r.stream, r.out)
 	r.out = r.out[:0]
 	return err
 }

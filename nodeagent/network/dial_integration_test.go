@@ -31,8 +31,20 @@ func TestDialIsWithinTheNamespace(t *testing.T) {
 	if _, err := Dial(t.Context(), one.Path+"-gone", to); err == nil {
 		t.Error("in a namespace that there is not: no error")
 	}
-	if _, err := Dial(t.Context(), one.Path, netip.MustParseAddrPort("[::1]:9229")); err == nil {
-		t.Error("by IPv6: no error")
+	if _, err := Dial(t.Context(), one.Path, netip.MustParseAddrPort("[::1]:9229")); !errors.Is(err, unix.ECONNREFUSED) {
+		t.Errorf("by IPv6, where nobody listens: %v, want a refusal", err)
+	}
+	serve(t, one.Path, "[::1]:9230")
+	for _, port := range []uint16{9229, 9230} {
+		conn, err := DialLoopback(t.Context(), one.Path, port)
+		if err != nil {
+			t.Errorf("port %d of the loopback device: %v", port, err)
+			continue
+		}
+		conn.Close()
+	}
+	if _, err := DialLoopback(t.Context(), one.Path, 9231); !errors.Is(err, unix.ECONNREFUSED) {
+		t.Errorf("a port of the loopback device that nobody listens on: %v, want a refusal", err)
 	}
 }
 

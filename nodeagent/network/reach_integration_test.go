@@ -59,7 +59,7 @@ func serve(t *testing.T, namespace, addr string) {
 	t.Helper()
 	var listener net.Listener
 	if err := within(t, namespace, func() (err error) {
-		listener, err = net.Listen("tcp4", addr)
+		listener, err = net.Listen("tcp", addr)
 		return err
 	}); err != nil {
 		t.Fatal(err)

@@ -66,7 +66,7 @@ func (c *Instance) Exec(ctx context.Context, p container.Program) (_ container.P
 		if f.from == nil {
 			continue
 		}
-		if *f.own, err = duplicate(f.from); err != nil {
+		if *f.own, err = duplicateNonblocking(f.from); err != nil {
 			return nil, fmt.Errorf("container %s: run %s: %w", c.cfg.ID, p.Args[0], err)
 		}
 	}
@@ -124,6 +124,22 @@ func (p *process) ExitStatus() container.ExitStatus {
 func (p *process) Kill() error {
 	p.kill()
 	return nil
+}
+
+// duplicateNonblocking is duplicate for who must be able to let go of a file that it
+// waits for, as a process is when it is killed. The caller's file, which Exec is
+// given, does not block any more, either.
+func duplicateNonblocking(f *os.File) (*os.File, error) {
+	conn, err := f.SyscallConn()
+	if err != nil {
+		return nil, err
+	}
+	var blockErr error
+	err = conn.Control(func(fd uintptr) { blockErr = unix.SetNonblock(int(fd), true) })
+	if err = errors.Join(err, blockErr); err != nil {
+		return nil, err
+	}
+	return duplicate(f)
 }
 
 // openTerminal makes a terminal: its other side, and the one for a program. Neither
