@@ -156,6 +156,10 @@ func kubeletAttributes(r *http.Request) (verb, subresource string) {
 		http.MethodPut: "update", http.MethodPatch: "patch", http.MethodDelete: "delete",
 	}[r.Method]
 	switch part, _, _ := strings.Cut(strings.TrimPrefix(r.URL.Path, "/"), "/"); part {
+	case "exec", "attach", "portForward", "run":
+		// Also when a WebSocket begins them, by GET: who may only look must not run
+		// programs. A kubelet goes by the method.
+		return "create", "proxy"
 	case "stats", "metrics":
 		return verb, part
 	case "logs":

@@ -42,7 +42,11 @@ func TestKubeletAPILetsInWhomKubernetesAllows(t *testing.T) {
 		return true, &authorizationv1.SubjectAccessReview{Status: authorizationv1.SubjectAccessReviewStatus{Allowed: spec.User == "apiserver" || spec.User == "good"}}, nil
 	})
 	access := &kubeletAccess{nodeName: "sanfran", account: client, reviews: client, log: slog.New(slog.DiscardHandler),
-		next: kubeletHandler(func() []*corev1.Pod { return []*corev1.Pod{hello()} }, &logHandler{pods: func() []*corev1.Pod { return nil }})}
+		next: kubeletAPI{
+			pods: func() []*corev1.Pod { return []*corev1.Pod{hello()} },
+			logs: &logHandler{pods: func() []*corev1.Pod { return nil }}, programs: &programHandler{pods: func() []*corev1.Pod { return nil }},
+			usage: &usageReader{pods: func() []*corev1.Pod { return nil }, meter: fakeMeter(nil), node: "sanfran"},
+		}.handler()}
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		t.Fatal(err)
@@ -68,8 +72,11 @@ func TestKubeletAPILetsInWhomKubernetesAllows(t *testing.T) {
 		{"by certificate", "/pods", "", peer(ca, "apiserver"), 200, `"name":"hello"`},
 		{"logs", "/containerLogs/default/hello/hello", "good", nil, 404, "does not exist"},
 		{"logs, not allowed", "/containerLogs/default/hello/hello", "mallory", nil, 403, "Forbidden"},
-		{"exec", "/exec/default/hello/hello", "good", nil, 501, "does not support exec"},
-		{"statistics", "/stats/summary", "good", nil, 501, "does not support statistics"},
+		{"exec", "/exec/default/hello/hello", "good", nil, 404, "does not exist"},
+		{"exec, not allowed", "/exec/default/hello/hello", "mallory", nil, 403, "verb=create"},
+		{"statistics", "/stats/summary", "good", nil, 200, `"nodeName":"sanfran"`},
+		{"metrics", "/metrics/resource", "good", nil, 200, "node_cpu_usage_seconds_total "},
+		{"what is not there", "/configz", "good", nil, 404, "not found"},
 		{"health", "/healthz", "", nil, 200, "ok"},
 	} {
 		r := httptest.NewRequest(http.MethodGet, tt.path, nil)
@@ -83,7 +90,8 @@ func TestKubeletAPILetsInWhomKubernetesAllows(t *testing.T) {
 			t.Errorf("%s: %d %s", tt.name, w.Code, w.Body)
 		}
 	}
-	if got := strings.Join(asked, "\n"); !strings.Contains(got, "good get nodes/proxy sanfran") || !strings.Contains(got, "good get nodes/stats sanfran") {
+	if got := strings.Join(asked, "\n"); !strings.Contains(got, "good get nodes/proxy sanfran") || !strings.Contains(got, "good get nodes/stats sanfran") ||
+		!strings.Contains(got, "good get nodes/metrics sanfran") || !strings.Contains(got, "good create nodes/proxy sanfran") {
 		t.Errorf("asked:\n%s", got)
 	}
 }

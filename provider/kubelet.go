@@ -23,35 +23,32 @@ import (
 )
 
 const (
-	// streamTimeout is a kubelet's: exec and port-forward may be quiet so long.
-	// virtual-kubelet takes its two port-forward timeouts for each other, so
-	// both are the same.
-	streamTimeout = 4 * time.Hour
 	// servingLife of the self-signed certificate, which is made at each start.
 	servingLife = 365 * 24 * time.Hour
 )
 
-// kubeletHandler is the API that the API server calls on a node. What cannot be
-// served yet says so with 501.
-func kubeletHandler(pods func() []*corev1.Pod, logs http.Handler) http.Handler {
-	list := func(context.Context) ([]*corev1.Pod, error) { return pods(), nil }
-	served := api.PodHandler(api.PodHandlerConfig{
-		GetPods:               list,
-		GetPodsFromKubernetes: list,
-		StreamIdleTimeout:     streamTimeout,
-		StreamCreationTimeout: streamTimeout,
-	}, false)
+// kubeletAPI is what is served of the API that the API server and metrics-server
+// call on a node.
+type kubeletAPI struct {
+	pods     func() []*corev1.Pod
+	logs     *logHandler
+	programs *programHandler
+	usage    *usageReader
+}
+
+func (k kubeletAPI) handler() http.Handler {
+	list := func(context.Context) ([]*corev1.Pod, error) { return k.pods(), nil }
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "ok") })
-	mux.Handle("GET /containerLogs/{namespace}/{pod}/{container}", logs)
-	mux.Handle("/", served)
-	for prefix, verb := range map[string]string{
-		"/exec/": "exec", "/attach/": "attach", "/portForward/": "port-forward", "/stats/": "statistics", "/metrics/": "metrics",
-	} {
-		mux.HandleFunc(prefix, func(w http.ResponseWriter, _ *http.Request) {
-			http.Error(w, fmt.Sprintf("the virtual node does not support %s of function pods yet", verb), http.StatusNotImplemented)
-		})
-	}
+	mux.Handle("GET /containerLogs/{namespace}/{pod}/{container}", k.logs)
+	k.programs.register(mux)
+	summary := api.HandlePodStatsSummary(k.usage.summary)
+	mux.HandleFunc("GET /stats/summary", func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		summary(w, r)
+	})
+	mux.Handle("GET /metrics/resource", api.HandlePodMetricsResource(k.usage.resourceMetrics))
+	mux.Handle("/", api.PodHandler(api.PodHandlerConfig{GetPods: list, GetPodsFromKubernetes: list}, false))
 	return mux
 }
 
@@ -66,7 +63,9 @@ func serveKubelet(ctx context.Context, listener net.Listener, handler http.Handl
 		certificate = func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return own, nil }
 	}
 	server := &http.Server{
-		Handler:           handler,
+		Handler: handler,
+		// Streams live on when their connection was taken over, but not longer.
+		BaseContext:       func(net.Listener) context.Context { return ctx },
 		ReadHeaderTimeout: 10 * time.Second,
 		IdleTimeout:       2 * time.Minute,
 		TLSConfig: &tls.Config{

@@ -57,7 +57,7 @@ func (h *logHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	name, container := r.PathValue("pod"), r.PathValue("container")
-	pod := h.pod(r.PathValue("namespace"), name)
+	pod := podNamed(h.pods(), r.PathValue("namespace"), name)
 	switch {
 	case pod == nil:
 		http.Error(w, fmt.Sprintf("pod %q does not exist", name), http.StatusNotFound)
@@ -127,8 +127,9 @@ func (h *logHandler) refuse(w http.ResponseWriter, r *http.Request, pod *corev1.
 	}
 }
 
-func (h *logHandler) pod(namespace, name string) *corev1.Pod {
-	for _, pod := range h.pods() {
+// podNamed is the pod of that name, or nil.
+func podNamed(pods []*corev1.Pod, namespace, name string) *corev1.Pod {
+	for _, pod := range pods {
 		if pod.Name == name && pod.Namespace == namespace {
 			return pod
 		}

@@ -38,7 +38,7 @@ func running(pod *corev1.Pod) {
 func logsOf(t *testing.T, pod *corev1.Pod, logs fakeLogs) *httptest.Server {
 	t.Helper()
 	pods := func() []*corev1.Pod { return []*corev1.Pod{pod} }
-	server := httptest.NewServer(kubeletHandler(pods, &logHandler{pods: pods, logs: logs, log: slog.New(slog.DiscardHandler)}))
+	server := httptest.NewServer(kubeletAPI{pods: pods, logs: &logHandler{pods: pods, logs: logs, log: slog.New(slog.DiscardHandler)}, programs: &programHandler{}, usage: &usageReader{}}.handler())
 	t.Cleanup(server.Close)
 	return server
 }

@@ -51,13 +51,20 @@ type Provider struct {
 	virtual virtualNode
 	kubelet net.Listener
 	pods    *podController
-	logs    Logs
+	api     kubeletAPI
 	log     *slog.Logger
+}
+
+// Agents is how the node reaches into its pods.
+type Agents interface {
+	Logs
+	Programs
+	Meter
 }
 
 // New prepares the virtual node; nothing is seen of it before Run. The kubelet
 // API is served on the listener, which the provider owns from then on.
-func New(cluster *Cluster, config Config, leases Leases, bundles Bundles, logs Logs, kubelet net.Listener) (*Provider, error) {
+func New(cluster *Cluster, config Config, leases Leases, bundles Bundles, agents Agents, kubelet net.Listener) (*Provider, error) {
 	if config.Group == "" {
 		config.Group = "sanfran"
 	}
@@ -81,7 +88,7 @@ func New(cluster *Cluster, config Config, leases Leases, bundles Bundles, logs L
 	if err != nil {
 		return nil, fmt.Errorf("read the kubelet API's port: %w", err)
 	}
-	p := &Provider{cluster: cluster, config: config, kubelet: kubelet, logs: logs, log: cluster.config.Log}
+	p := &Provider{cluster: cluster, config: config, kubelet: kubelet, log: cluster.config.Log}
 	p.virtual = virtualNode{
 		name: cluster.config.NodeName, group: config.Group, address: config.Address, port: int32(at.Port()),
 		version: cluster.version + "-sanfran-" + config.Version, maxPods: config.MaxPods, since: time.Now(), labels: config.Labels,
@@ -91,6 +98,13 @@ func New(cluster *Cluster, config Config, leases Leases, bundles Bundles, logs L
 		idleTimeout: config.IdleTimeout, leases: leases, bundles: bundles,
 		objects: newClusterObjects(cluster.node, time.Now), addresses: pool,
 		facts: factsOf(cluster.node, config.ClusterDomain), now: time.Now, log: p.log,
+	}
+	known := p.pods.known
+	p.api = kubeletAPI{
+		pods:     known,
+		logs:     &logHandler{pods: known, logs: agents, log: p.log},
+		programs: &programHandler{pods: known, programs: agents, log: p.log},
+		usage:    &usageReader{pods: known, meter: agents, node: p.virtual.name, since: p.virtual.since, log: p.log},
 	}
 	return p, nil
 }
@@ -113,7 +127,7 @@ func (p *Provider) Run(ctx context.Context) error {
 
 	access := &kubeletAccess{
 		nodeName: p.virtual.name, account: p.cluster.account, reviews: p.cluster.node,
-		next: kubeletHandler(p.pods.known, &logHandler{pods: p.pods.known, logs: p.logs, log: p.log}), log: p.log,
+		next: p.api.handler(), log: p.log,
 	}
 	parts := []func(context.Context) error{
 		p.cluster.Run,
