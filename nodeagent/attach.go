@@ -10,7 +10,7 @@ import (
 
 // attach follows what the pod's container writes. It reads the log, as it is
 // written, so that a caller who does not read holds up no function.
-func (s *streams) attach(c *call, m *streamsv1.Attach) error {
+func (s *streams) attach(c *inquiry, m *streamsv1.Attach) error {
 	asked := time.Now()
 	p, inst, release, err := s.agent.hold(c.ctx, m.GetPodUid())
 	if err != nil {

@@ -35,7 +35,7 @@ func (p *program) close() {
 }
 
 // exec runs a program in the pod's container.
-func (s *streams) exec(c *call, m *streamsv1.Exec) error {
+func (s *streams) exec(c *inquiry, m *streamsv1.Exec) error {
 	p, inst, release, err := s.agent.hold(c.ctx, m.GetPodUid())
 	if err != nil {
 		return c.refuse(err)
@@ -107,7 +107,7 @@ func execEnvironment(spec *Assignment, terminal bool) []string {
 
 // serve passes on what the program and its caller say, until the program ends. It
 // ends the program when the caller is gone.
-func (p *program) serve(c *call) error {
+func (p *program) serve(c *inquiry) error {
 	input := flow.NewReader(c.taken)
 	output, errorOutput := flow.NewWriter(c.data), flow.NewWriter(c.errorData)
 	stop := context.AfterFunc(c.ctx, func() {

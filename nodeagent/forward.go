@@ -16,7 +16,7 @@ import (
 )
 
 // forward connects to a port of the pod.
-func (s *streams) forward(c *call, m *streamsv1.Forward) error {
+func (s *streams) forward(c *inquiry, m *streamsv1.Forward) error {
 	p, inst, release, err := s.agent.hold(c.ctx, m.GetPodUid())
 	if err != nil {
 		return c.refuse(err)
@@ -57,7 +57,7 @@ func (s *streams) forward(c *call, m *streamsv1.Forward) error {
 }
 
 // join passes both ways on until both have ended, or one breaks.
-func join(c *call, conn net.Conn, input *flow.Reader, output *flow.Writer) error {
+func join(c *inquiry, conn net.Conn, input *flow.Reader, output *flow.Writer) error {
 	broken := func(err error) error {
 		input.Fail(err)
 		_ = conn.Close()

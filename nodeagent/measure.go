@@ -17,7 +17,7 @@ const podsAtOnce = 1000
 
 // measure says what everything uses. Only pods with a container cost more than a
 // few numbers.
-func (s *streams) measure(c *call) error {
+func (s *streams) measure(c *inquiry) error {
 	if err := c.opened(nil); err != nil {
 		return err
 	}

@@ -64,7 +64,7 @@ func (s *streams) answer(ctx context.Context, id string) error {
 	if err != nil {
 		return err
 	}
-	c := &call{ctx: ctx, stream: stream}
+	c := &inquiry{ctx: ctx, stream: stream}
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
@@ -104,7 +104,7 @@ func (s *streams) answer(ctx context.Context, id string) error {
 	return nil
 }
 
-func (s *streams) readLog(c *call, m *streamsv1.ReadLog) error {
+func (s *streams) readLog(c *inquiry, m *streamsv1.ReadLog) error {
 	p := s.agent.pods.get(m.GetPodUid())
 	if p == nil {
 		return c.fail(streamsv1.FailureReason_FAILURE_REASON_NO_POD, "the pod is not at the agent on node "+s.agent.cfg.NodeName+" any more")

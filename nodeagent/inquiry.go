@@ -11,9 +11,9 @@ import (
 	streamsv1 "sanfran.dev/proto/sanfran/streams/v1"
 )
 
-// call is one stream that the control plane wanted. What it says is taken all the
+// inquiry is one stream that the control plane wanted. What it says is taken all the
 // time, so that its end is seen at once.
-type call struct {
+type inquiry struct {
 	// ctx ends with the stream.
 	ctx    context.Context
 	stream streamsv1.StreamService_AnswerClient
@@ -26,7 +26,7 @@ type call struct {
 }
 
 // receive takes in what comes, until the stream ends.
-func (c *call) receive() error {
+func (c *inquiry) receive() error {
 	for {
 		m, err := c.stream.Recv()
 		if err != nil {
@@ -45,34 +45,34 @@ func (c *call) receive() error {
 // errOver: the control plane has ended the stream.
 var errOver = errors.New("nobody wants the stream any more")
 
-func (c *call) send(m *streamsv1.AnswerRequest) error {
+func (c *inquiry) send(m *streamsv1.AnswerRequest) error {
 	c.sending.Lock()
 	defer c.sending.Unlock()
 	return c.stream.Send(m)
 }
 
 // opened says that what was wanted is there. From then on messages go to take.
-func (c *call) opened(take func(*streamsv1.AnswerResponse) error) error {
+func (c *inquiry) opened(take func(*streamsv1.AnswerResponse) error) error {
 	if take != nil {
 		c.take.Store(&take)
 	}
 	return c.send(&streamsv1.AnswerRequest{Message: &streamsv1.AnswerRequest_Opened{Opened: &streamsv1.Opened{}}})
 }
 
-func (c *call) fail(reason streamsv1.FailureReason, message string) error {
+func (c *inquiry) fail(reason streamsv1.FailureReason, message string) error {
 	return c.send(&streamsv1.AnswerRequest{Message: &streamsv1.AnswerRequest_Failure{Failure: &streamsv1.Failure{Reason: reason, Message: message}}})
 }
 
-func (c *call) data(p []byte) error {
+func (c *inquiry) data(p []byte) error {
 	return c.send(&streamsv1.AnswerRequest{Message: &streamsv1.AnswerRequest_Data{Data: p}})
 }
 
-func (c *call) errorData(p []byte) error {
+func (c *inquiry) errorData(p []byte) error {
 	return c.send(&streamsv1.AnswerRequest{Message: &streamsv1.AnswerRequest_ErrorData{ErrorData: p}})
 }
 
 // taken says that so much of the control plane's data was taken.
-func (c *call) taken(n int) error {
+func (c *inquiry) taken(n int) error {
 	return c.send(&streamsv1.AnswerRequest{Message: &streamsv1.AnswerRequest_Taken{Taken: &streamsv1.Taken{Data: uint32(n)}}})
 }
 
@@ -112,7 +112,7 @@ func (a *Agent) hold(ctx context.Context, podUID string) (_ *pod, _ *instance, r
 }
 
 // refuse answers with an error of hold.
-func (c *call) refuse(err error) error {
+func (c *inquiry) refuse(err error) error {
 	if r := (*refused)(nil); errors.As(err, &r) {
 		return c.fail(r.reason, r.message)
 	}
