@@ -84,7 +84,12 @@ func watchEvents(t *testing.T, namespace, pod string) lines {
 // decides.
 func untilLogged(t *testing.T, words ...string) {
 	t.Helper()
-	now := time.Now()
+	untilLoggedSince(t, time.Now(), words...)
+}
+
+// untilLoggedSince is untilLogged for a line that may have been logged already.
+func untilLoggedSince(t *testing.T, now time.Time, words ...string) {
+	t.Helper()
 	log := follow(t, "kubectl", "logs", "-n", release, "-f", "--since-time="+now.UTC().Format(time.RFC3339), "-l", "app.kubernetes.io/component=agent", "--max-log-requests=20")
 	log.until(t, func(line string) bool {
 		var entry struct{ Time time.Time }
