@@ -37,7 +37,13 @@
 //	node.go        what is set up on the node, in which order
 //	outbox.go      what the control plane is still to be told
 //	controlplane.go the gRPC edge
-//	streams.go     what the control plane wants of this agent: logs
+//	streams.go     what the control plane wants of this agent: logs, and
+//	inquiry.go     one of its streams into a pod, which holds a container
+//	exec.go        a program in the pod's container
+//	attach.go      what the pod's container writes
+//	forward.go     a connection to a port of the pod
+//	measure.go     what everything uses
+//	meter.go       what a pod's containers use, over all of them
 //	metrics.go     the Prometheus edge
 //	agent.go       what starts and stops in which order
 //

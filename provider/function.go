@@ -249,6 +249,9 @@ func ignored(pod *corev1.Pod) []string {
 			all = append(all, "spec.containers[0]."+probe.name+" is not run yet: the pod is Ready when its code has loaded")
 		}
 	}
+	if c.Stdin || c.TTY {
+		all = append(all, "spec.containers[0].stdin and tty have no effect: a function has no standard input; what is sent there is dropped")
+	}
 	if len(pod.Spec.EphemeralContainers) > 0 {
 		all = append(all, "spec.ephemeralContainers are not run yet")
 	}

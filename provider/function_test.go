@@ -81,6 +81,8 @@ func TestReadFunction(t *testing.T) {
 		}, want{Name: "hello", Hostname: "hello", Port: 8080, Idle: &five}},
 		{"probe", func(p *corev1.Pod) { p.Spec.Containers[0].ReadinessProbe = &corev1.Probe{} },
 			want{Name: "hello", Hostname: "hello", Exposed: true, Port: 8080, Ignored: 1}},
+		{"standard input", func(p *corev1.Pod) { p.Spec.Containers[0].Stdin, p.Spec.Containers[0].TTY = true, true },
+			want{Name: "hello", Hostname: "hello", Exposed: true, Port: 8080, Ignored: 1}},
 		{"long name", func(p *corev1.Pod) { p.Name = strings.Repeat("a", 62) + "-b" },
 			want{Name: strings.Repeat("a", 62) + "-b", Hostname: strings.Repeat("a", 62), Exposed: true, Port: 8080}},
 	} {

@@ -178,6 +178,10 @@ func (h *programHandler) attach(w http.ResponseWriter, r *http.Request) {
 	defer done()
 	api.HandleContainerAttach(func(ctx context.Context, _, _, _ string, streams api.AttachIO) error {
 		stdout, stderr := output(want.GetStdout(), streams.Stdout()), output(want.GetStderr(), streams.Stderr())
+		if asked(r, corev1.ExecStdinParam) {
+			// The pod asked for it, and was told in an event that it has no effect.
+			go func() { _, _ = io.Copy(io.Discard, streams.Stdin()) }() // ends with the connection
+		}
 		if terminal {
 			stdout = lineFeeds{streams.Stdout()}
 			stderr = stdout
