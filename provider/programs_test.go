@@ -171,6 +171,16 @@ func TestExecEndsWithItsClient(t *testing.T) {
 	<-ended
 	<-done
 
+	// Nor does input that nobody reads hide the end.
+	ctx, leave = context.WithCancel(t.Context())
+	go func() {
+		done <- streamUntil(t, ctx, server, path, remotecommand.StreamOptions{Stdin: endless{}, Stdout: io.Discard})
+	}()
+	<-begun
+	leave()
+	<-ended
+	<-done
+
 	config, err := websocket.NewConfig("ws"+strings.TrimPrefix(server.URL, "http")+path+"&output=1", server.URL)
 	if err != nil {
 		t.Fatal(err)
@@ -184,6 +194,11 @@ func TestExecEndsWithItsClient(t *testing.T) {
 	conn.Close()
 	<-ended
 }
+
+// endless is input without end.
+type endless struct{}
+
+func (endless) Read(p []byte) (int, error) { return len(p), nil }
 
 func TestExecSaysWhyNot(t *testing.T) {
 	refuse := func(reason streamsv1.FailureReason) *fakePrograms {

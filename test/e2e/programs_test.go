@@ -77,8 +77,34 @@ func TestExec(t *testing.T) {
 	if _, err := run(t, "", "kubectl", "exec", "-n", namespace, "tools", "-c", "other", "--", "true"); err == nil || !strings.Contains(err.Error(), "other") {
 		t.Errorf("%v", err)
 	}
-	forbidden(t, asAgent, "exec", "-n", namespace, "tools", "--", "true")
+	if _, err := run(t, "", "kubectl", append(append([]string{}, asAgent...), "exec", "-n", namespace, "tools", "--", "true")...); err == nil || !strings.Contains(strings.ToLower(err.Error()), "forbidden") {
+		t.Errorf("an agent's account may run programs: %v", err)
+	}
+	// A program that reads nothing of much input ends with kubectl, and the pod is
+	// parked.
+	ctx, interrupt := context.WithCancel(t.Context())
+	cmd := exec.CommandContext(ctx, "kubectl", "exec", "-i", "-n", namespace, "tools", "--", "sh", "-c", "echo here; sleep 999")
+	cmd.Stdin = endless{}
+	stdout, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if line, err := bufio.NewReader(stdout).ReadString('\n'); err != nil || line != "here\n" {
+		t.Errorf("%q, %v", line, err)
+	}
+	interrupted := time.Now()
+	interrupt()
+	_ = cmd.Wait()
+	untilLoggedSince(t, interrupted, "pod parked", p.Metadata.UID)
 }
+
+// endless is input without end.
+type endless struct{}
+
+func (endless) Read(p []byte) (int, error) { return len(p), nil }
 
 // TestExecInput sends 10 MiB through a program and back, and copies a file with
 // kubectl cp, which needs nothing but tar.
