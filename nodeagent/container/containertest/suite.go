@@ -26,18 +26,6 @@ const (
 	Exit0OnEOF = "exit0-on-eof"
 )
 
-// Programs that the suite runs in running containers, with Exec.
-const (
-	// ExecExit7 writes "out\n" and "err\n" and ends with status 7.
-	ExecExit7 = "exec-exit7"
-	// ExecCopy copies its input to its output until end of file, then ends with
-	// status 0.
-	ExecCopy = "exec-copy"
-	// ExecSize writes the size of its terminal, "columns x rows\n", for each line
-	// that it reads.
-	ExecSize = "exec-size"
-)
-
 // Subject is a Runtime under test.
 type Subject struct {
 	Runtime container.Runtime
@@ -81,6 +69,7 @@ func Suite(t *testing.T, New func(t *testing.T) Subject) {
 		{"ExecGivesATerminal", execTerminal},
 		{"ProgramsEndWithTheirContainer", execEnds},
 		{"KillEndsAProgram", execKill},
+		{"UsageIsKnownUntilDestroy", usageUntilDestroy},
 		{"NothingCanBeDoneToWhatIsGone", goneIsGone},
 		{"ManyAtOnce", manyAtOnce},
 	} {
@@ -431,13 +420,7 @@ func goneIsGone(t *testing.T, s *suite) {
 			t.Errorf("SetHostname of the %s container: %v; want ErrGone", c.ID(), err)
 		}
 	}
-	if _, err := ended.Usage(t.Context()); err != nil {
-		t.Errorf("Usage of a container that has ended: %v; want what it used", err)
-	}
 	s.destroy(ended)
-	if _, err := ended.Usage(t.Context()); !errors.Is(err, container.ErrGone) {
-		t.Errorf("Usage of a destroyed container: %v; want ErrGone", err)
-	}
 }
 
 func manyAtOnce(t *testing.T, s *suite) {

@@ -13,6 +13,18 @@ import (
 	"sanfran.dev/nodeagent/container"
 )
 
+// Programs that the suite runs in running containers, with Exec.
+const (
+	// ExecExit7 writes "out\n" and "err\n" and ends with status 7.
+	ExecExit7 = "exec-exit7"
+	// ExecCopy copies its input to its output until end of file, then ends with
+	// status 0.
+	ExecCopy = "exec-copy"
+	// ExecSize writes the size of its terminal, "columns x rows\n", for each line
+	// that it reads.
+	ExecSize = "exec-size"
+)
+
 // program is one of the programs for Exec, without files.
 func (s *suite) program(name string) container.Program {
 	return container.Program{Args: s.Args(name), Env: s.ExecEnv}
@@ -184,4 +196,16 @@ func execKill(t *testing.T, s *suite) {
 		t.Error("the container has ended with the program")
 	}
 	s.destroy(c)
+}
+
+func usageUntilDestroy(t *testing.T, s *suite) {
+	c := s.start("usage", Exit3)
+	s.awaitExit(c)
+	if _, err := c.Usage(t.Context()); err != nil {
+		t.Errorf("Usage of a container that has ended: %v; want what it used", err)
+	}
+	s.destroy(c)
+	if _, err := c.Usage(t.Context()); !errors.Is(err, container.ErrGone) {
+		t.Errorf("Usage of a destroyed container: %v; want ErrGone", err)
+	}
 }
