@@ -63,8 +63,7 @@ func startProgramAgent(t *testing.T, adapt func(*testAgent, *Config)) (*testAgen
 	spec := assignment("hello", "10.245.0.1", ta.cp.bundle(nil))
 	spec.Env = []*agentv1.EnvVar{{Name: "GREETING", Value: "moin"}}
 	spec.IdleTimeout = durationpb.New(10 * time.Millisecond)
-	ta.assigned(spec, agentv1.PodState_POD_STATE_ACTIVE)
-	ta.cp.waitState(spec, agentv1.PodState_POD_STATE_PARKED)
+	ta.assigned(spec, agentv1.PodState_POD_STATE_PARKED)
 	return ta, spec
 }
 
