@@ -86,7 +86,7 @@ func TestPortsOfARealContainer(t *testing.T) {
 		const net = require('net')
 		const echo = (name) => net.createServer({ allowHalfOpen: true }, (c) => { c.write(name); c.pipe(c) })
 		exports.function = (req, res) => res.end('the function')
-		exports.listen = (req, res) => echo('four ').listen(7004, '127.0.0.1', () => echo('six ').listen(7006, '::1', () => res.end('listening')))`}))
+		exports.open = (req, res) => echo('four ').listen(7004, '127.0.0.1', () => echo('six ').listen(7006, '::1', () => res.end('listening')))`}))
 	pod.IdleTimeout = durationpb.New(200 * time.Millisecond)
 	a.cp.assign(pod)
 	a.cp.waitState(pod, agentv1.PodState_POD_STATE_PARKED)
@@ -114,7 +114,7 @@ func TestPortsOfARealContainer(t *testing.T) {
 	if got := get(forward(8080), "/function"); got != "the function" {
 		t.Errorf("by the pod's port: %q", got)
 	}
-	if got := get(forward(8080), "/listen"); got != "listening" {
+	if got := get(forward(8080), "/open"); got != "listening" {
 		t.Error(got)
 	}
 	for port, name := range map[uint32]string{7004: "four ", 7006: "six "} {
