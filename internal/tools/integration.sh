@@ -14,7 +14,7 @@ export SANFRAN_ROOTFS SANFRAN_NODE26_ROOTFS
 SANFRAN_NPM=$(test/npm/install.sh)
 export SANFRAN_NPM
 # Without arguments of go test all of them.
-[ $# -gt 0 ] || set -- ./deploy/images/... ./nodeagent/... ./router/... ./warmpool/...
+[ $# -gt 0 ] || set -- ./deploy/images/... ./internal/failpoint/... ./nodeagent/... ./router/... ./warmpool/...
 # One package at a time: they share the machine's cgroups, nft and bpffs. Their
 # parallel tests wait for containers more than they compute.
 race=-race
