@@ -8,10 +8,16 @@ import (
 	"sanfran.dev/nodeagent/container/containertest"
 )
 
-func TestRuncKeepsTheContract(t *testing.T) {
+func TestOCIRuntimesKeepTheContract(t *testing.T) {
+	for _, oci := range ociRuntimes {
+		t.Run(oci.name, func(t *testing.T) { keepsTheContract(t, oci.binary) })
+	}
+}
+
+func keepsTheContract(t *testing.T, binary string) {
 	root := rootFS(t)
 	containertest.Suite(t, func(t *testing.T) containertest.Subject {
-		h := newHost(t)
+		h := newHostOf(t, binary)
 		return containertest.Subject{
 			Runtime: h.runc,
 			RootFS:  root,

@@ -5,6 +5,7 @@ package container_test
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -29,13 +30,14 @@ const patience = 30 * time.Second
 
 // host is a place of its own for the containers of one test.
 type host struct {
+	binary  string // of the OCI runtime
 	runc    *container.Runc
 	cgroups *container.Cgroups
 	workDir string
 	base    string // of the control groups
 }
 
-func rootFS(t *testing.T) string {
+func rootFS(t testing.TB) string {
 	t.Helper()
 	dir := os.Getenv("SANFRAN_ROOTFS")
 	if dir == "" {
@@ -55,11 +57,31 @@ func rootFS(t *testing.T) string {
 	return dir
 }
 
-func newHost(t *testing.T) *host {
+// ociRuntimes are the OCI runtimes that a user may choose from.
+var ociRuntimes = []struct{ name, binary string }{
+	{"runc", cmp.Or(os.Getenv("SANFRAN_RUNC"), "runc")},
+	{"crun", cmp.Or(os.Getenv("SANFRAN_CRUN"), "crun")},
+}
+
+// eachRuntime runs a test with each of them.
+func eachRuntime(t *testing.T, test func(t *testing.T, h *host)) {
+	for _, oci := range ociRuntimes {
+		t.Run(oci.name, func(t *testing.T) { test(t, newHostOf(t, oci.binary)) })
+	}
+}
+
+// newHost is a host with runc.
+func newHost(t testing.TB) *host {
+	t.Helper()
+	return newHostOf(t, ociRuntimes[0].binary)
+}
+
+func newHostOf(t testing.TB, binary string) *host {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Fatal("integration tests of containers need root")
 	}
+	others := goleak.IgnoreCurrent() // a benchmark's parents wait for it
 	dir, err := os.MkdirTemp("", "sanfran-container-")
 	if err != nil {
 		t.Fatal(err)
@@ -72,27 +94,27 @@ func newHost(t *testing.T) *host {
 	if err := os.Chmod(dir, 0o711); err != nil {
 		t.Fatal(err)
 	}
-	h := &host{workDir: dir, base: "/" + filepath.Base(dir)}
+	h := &host{binary: binary, workDir: dir, base: "/" + filepath.Base(dir)}
 	h.open(t)
 	t.Cleanup(func() {
 		if err := h.runc.Close(); err != nil {
 			t.Error(err)
 		}
 		h.removeBase(t)
-		goleak.VerifyNone(t)
+		goleak.VerifyNone(t, others)
 	})
 	return h
 }
 
 // open makes the runtime, as a start of the agent does.
-func (h *host) open(t *testing.T) {
+func (h *host) open(t testing.TB) {
 	t.Helper()
 	var err error
 	if h.cgroups, err = container.PrepareCgroups(container.CgroupOptions{Base: h.base}); err != nil {
 		t.Fatal(err)
 	}
 	if h.runc, err = container.NewRunc(container.RuncOptions{
-		Binary:   os.Getenv("SANFRAN_RUNC"),
+		Binary:   h.binary,
 		WorkDir:  h.workDir,
 		Cgroups:  h.cgroups,
 		Defaults: container.Resources{MemoryBytes: 512 << 20},
@@ -104,7 +126,7 @@ func (h *host) open(t *testing.T) {
 	}
 }
 
-func (h *host) removeBase(t *testing.T) {
+func (h *host) removeBase(t testing.TB) {
 	if h.base == "" { // nobody made one
 		return
 	}
@@ -142,7 +164,7 @@ func (h *host) left() []string {
 		children, _ := os.ReadFile(task)
 		for pid := range strings.FieldsSeq(string(children)) {
 			comm, _ := os.ReadFile("/proc/" + pid + "/comm")
-			left = append(left, "child process "+pid+" "+string(comm))
+			left = append(left, "child process "+pid+" "+strings.TrimSpace(string(comm)))
 		}
 	}
 	return left
@@ -153,9 +175,11 @@ func node(script string) []string { return []string{"/usr/local/bin/node", "-e",
 // server is a container whose program evaluates the JavaScript it is sent.
 type server struct {
 	container.Container
-	t      *testing.T
+	t      testing.TB
 	url    string
 	stderr *bytes.Buffer
+	// started is when Start returned.
+	started time.Time
 }
 
 const evaluator = `
@@ -167,7 +191,7 @@ require("http").createServer(async (req, res) => {
   res.end(JSON.stringify(answer))
 }).listen({fd: 3}, () => new (require("net").Socket)({fd: 4}).write("warm\n"))`
 
-func (h *host) serve(t *testing.T, id string, change func(*container.Config)) *server {
+func (h *host) serve(t testing.TB, id string, change func(*container.Config)) *server {
 	t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -198,13 +222,14 @@ func (h *host) serve(t *testing.T, id string, change func(*container.Config)) *s
 		change(&cfg)
 	}
 	c, err := h.runc.Start(t.Context(), cfg)
+	started := time.Now()
 	theirs.Close()
 	errIn.Close()
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = c.Destroy(context.WithoutCancel(t.Context())) })
-	s := &server{Container: c, t: t, url: "http://" + ln.Addr().String(), stderr: new(bytes.Buffer)}
+	s := &server{Container: c, t: t, url: "http://" + ln.Addr().String(), stderr: new(bytes.Buffer), started: started}
 	if line, err := bufio.NewReader(mine).ReadString('\n'); line != "warm\n" {
 		_, _ = io.Copy(s.stderr, errOut)
 		t.Fatalf("the container did not become warm: %q, %v\n%s", line, err, s.stderr)

@@ -11,8 +11,9 @@ import (
 
 // TestHostnameOfARunningContainer changes the names of several containers at
 // once: each has its own, and the agent keeps the machine's.
-func TestHostnameOfARunningContainer(t *testing.T) {
-	h := newHost(t)
+func TestHostnameOfARunningContainer(t *testing.T) { eachRuntime(t, hostnameOfARunningContainer) }
+
+func hostnameOfARunningContainer(t *testing.T, h *host) {
 	machine, err := os.Hostname()
 	if err != nil {
 		t.Fatal(err)

@@ -183,7 +183,7 @@ func (c *runcContainer) Destroy(ctx context.Context) error {
 		return fmt.Errorf("destroy container %s: process %d is still there %v after SIGKILL", c.id, c.process.pid, cleanTimeout)
 	}
 	slot := c.runtime.slot(c.id)
-	err := c.runtime.removeRuntimeState(ctx, c.id)
+	err := errors.Join(c.runtime.removeRuntimeState(ctx, c.id), collectOrphans(0))
 	if unmountErr := slot.unmount(); unmountErr != nil {
 		err = errors.Join(err, unmountErr) // and then the folders must stay
 	} else {

@@ -18,8 +18,9 @@ import (
 
 // Many containers, several at once, some of them cancelled while they start,
 // some destroyed before they have booted. The machine looks as before.
-func TestNothingLeaksOverManyLives(t *testing.T) {
-	h := newHost(t)
+func TestNothingLeaksOverManyLives(t *testing.T) { eachRuntime(t, nothingLeaksOverManyLives) }
+
+func nothingLeaksOverManyLives(t *testing.T, h *host) {
 	h.serve(t, "first", nil).Destroy(t.Context()) // whatever is made once is made now
 	before := footprint(t)
 	root := rootFS(t)

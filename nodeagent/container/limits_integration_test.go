@@ -12,8 +12,9 @@ import (
 	"sanfran.dev/nodeagent/container"
 )
 
-func TestLimitsHoldInARunningContainer(t *testing.T) {
-	h := newHost(t)
+func TestLimitsHoldInARunningContainer(t *testing.T) { eachRuntime(t, limitsHoldInARunningContainer) }
+
+func limitsHoldInARunningContainer(t *testing.T, h *host) {
 	s := h.serve(t, "limits", nil)
 	began := time.Now()
 	if err := s.SetResources(t.Context(), container.Resources{MilliCPU: 250, MemoryBytes: 96 << 20}); err != nil {
@@ -46,8 +47,9 @@ func TestLimitsHoldInARunningContainer(t *testing.T) {
 	}
 }
 
-func TestPidsLimit(t *testing.T) {
-	h := newHost(t)
+func TestPidsLimit(t *testing.T) { eachRuntime(t, pidsLimit) }
+
+func pidsLimit(t *testing.T, h *host) {
 	s := h.serve(t, "pids", nil)
 	s.expect(`
 		const {spawn} = require("child_process")

@@ -15,8 +15,9 @@ import (
 	"sanfran.dev/nodeagent/container"
 )
 
-func TestKilledFromOutside(t *testing.T) {
-	h := newHost(t)
+func TestKilledFromOutside(t *testing.T) { eachRuntime(t, killedFromOutside) }
+
+func killedFromOutside(t *testing.T, h *host) {
 	s := h.serve(t, "victim", nil)
 	resp, err := http.Post(s.url, "", strings.NewReader(`process.kill(1, "SIGKILL"); process.abort()`))
 	if err == nil {
@@ -38,8 +39,9 @@ func TestKilledFromOutside(t *testing.T) {
 
 // The agent dies with containers alive, and a container's folders, state and
 // control group each survive alone. The next life removes all.
-func TestSweepRemovesAnEarlierLife(t *testing.T) {
-	h := newHost(t)
+func TestSweepRemovesAnEarlierLife(t *testing.T) { eachRuntime(t, sweepRemovesAnEarlierLife) }
+
+func sweepRemovesAnEarlierLife(t *testing.T, h *host) {
 	s := h.serve(t, "orphan", nil)
 	slots, state := filepath.Join(h.workDir, "run/slots"), filepath.Join(h.workDir, "run/state")
 	for _, dir := range []string{filepath.Join(slots, "half-made", "rootfs"), filepath.Join(state, "stale")} {
@@ -54,7 +56,7 @@ func TestSweepRemovesAnEarlierLife(t *testing.T) {
 	if err := s.Mount(t.Context(), container.Mount{Source: bundle, Target: "/function"}); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := container.NewRunc(container.RuncOptions{Binary: os.Getenv("SANFRAN_RUNC"), WorkDir: h.workDir, Cgroups: h.cgroups}); err == nil {
+	if _, err := container.NewRunc(container.RuncOptions{Binary: h.binary, WorkDir: h.workDir, Cgroups: h.cgroups}); err == nil {
 		t.Fatal("two runtimes share a work directory")
 	}
 	h.runc.DropLock(t)

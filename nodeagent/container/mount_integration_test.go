@@ -14,7 +14,10 @@ import (
 )
 
 func TestMountAppearsInARunningContainer(t *testing.T) {
-	h := newHost(t)
+	eachRuntime(t, mountAppearsInARunningContainer)
+}
+
+func mountAppearsInARunningContainer(t *testing.T, h *host) {
 	s := h.serve(t, "mounts", nil)
 	bundle := t.TempDir()
 	if err := os.WriteFile(filepath.Join(bundle, "index.js"), []byte("module.exports = () => 'late'"), 0o644); err != nil {
@@ -85,7 +88,10 @@ func TestMountAppearsInARunningContainer(t *testing.T) {
 // A volume outlives its containers, each of which has another user id on the
 // host. The next one owns what the last one wrote.
 func TestVolumeKeepsItsOwnerFromContainerToContainer(t *testing.T) {
-	h := newHost(t)
+	eachRuntime(t, volumeKeepsItsOwnerFromContainerToContainer)
+}
+
+func volumeKeepsItsOwnerFromContainerToContainer(t *testing.T, h *host) {
 	volume := t.TempDir()
 	for _, id := range []string{"one", "two"} {
 		s := h.serve(t, id, nil)
@@ -110,7 +116,10 @@ func TestVolumeKeepsItsOwnerFromContainerToContainer(t *testing.T) {
 // A tenant with a writable volume plants links in it; a mount point on such a
 // path must stay inside, whatever they say.
 func TestMountPointsNeverLeaveTheContainer(t *testing.T) {
-	h := newHost(t)
+	eachRuntime(t, mountPointsNeverLeaveTheContainer)
+}
+
+func mountPointsNeverLeaveTheContainer(t *testing.T, h *host) {
 	s := h.serve(t, "links", nil)
 	volume, outside, bundle := t.TempDir(), t.TempDir(), t.TempDir()
 	if err := s.Mount(t.Context(), container.Mount{Source: volume, Target: "/data"}); err != nil {

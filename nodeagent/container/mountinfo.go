@@ -14,6 +14,7 @@ type mountEntry struct {
 	MountPoint   string
 	FSType       string
 	SuperOptions string
+	Slave        bool // what is mounted on its master appears here
 }
 
 func parseMountinfo(line string) (mountEntry, bool) {
@@ -31,6 +32,7 @@ func parseMountinfo(line string) (mountEntry, bool) {
 		MountPoint:   unescapeMountinfo(fields[4]),
 		FSType:       types[0],
 		SuperOptions: types[2],
+		Slave:        slices.ContainsFunc(fields[6:], func(f string) bool { return strings.HasPrefix(f, "master:") }),
 	}, true
 }
 

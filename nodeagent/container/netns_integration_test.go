@@ -14,8 +14,9 @@ import (
 	"sanfran.dev/nodeagent/container"
 )
 
-func TestNetworkNamespaceByPath(t *testing.T) {
-	h := newHost(t)
+func TestNetworkNamespaceByPath(t *testing.T) { eachRuntime(t, networkNamespaceByPath) }
+
+func networkNamespaceByPath(t *testing.T, h *host) {
 	path, inode := makeNetNS(t)
 	s := h.serve(t, "netns", func(c *container.Config) { c.NetNS = path })
 	s.expect(`return require("fs").readlinkSync("/proc/self/ns/net")`, "net:["+inode+"]")

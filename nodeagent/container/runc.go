@@ -104,7 +104,10 @@ func NewRunc(opts RuncOptions) (_ *Runc, err error) {
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &files); err != nil {
 		return nil, fmt.Errorf("limit of open files: %w", err)
 	}
-	r.openFiles = min(files.Max, 1<<16) // more than the agent's own would need CAP_SYS_RESOURCE
+	r.openFiles = min(files.Max, 1<<16)          // more than the agent's own would need CAP_SYS_RESOURCE
+	if _, _, err := readChildren(); err != nil { // nothing could be destroyed without
+		return nil, err
+	}
 	if err := r.prepareWorkDir(); err != nil {
 		return nil, err
 	}
@@ -178,7 +181,7 @@ func (r *Runc) Close() error {
 	if n > 0 {
 		return fmt.Errorf("close the container runtime: %d containers are still alive; destroy them first", n)
 	}
-	return errors.Join(detach(r.runDir()), os.Remove(r.runDir()), r.opts.Cgroups.Close(), r.lock.Close())
+	return errors.Join(detach(r.runDir()), os.Remove(r.runDir()), r.opts.Cgroups.removeImitation(""), r.opts.Cgroups.Close(), r.lock.Close())
 }
 
 // claim reserves an id.

@@ -8,8 +8,9 @@ import (
 	"testing"
 )
 
-func TestContainerIsSealed(t *testing.T) {
-	h := newHost(t)
+func TestContainerIsSealed(t *testing.T) { eachRuntime(t, containerIsSealed) }
+
+func containerIsSealed(t *testing.T, h *host) {
 	s := h.serve(t, "sealed", nil)
 
 	for _, c := range []struct{ script, want string }{

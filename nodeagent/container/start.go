@@ -55,13 +55,14 @@ func (r *Runc) Start(ctx context.Context, cfg Config) (_ Container, err error) {
 	if err := r.writeSpec(slot, cfg, hostID); err != nil {
 		return nil, err
 	}
+	runtime := 0 // its pid, once it has run
 	undo.add(func() error {
 		// ctx may be why the start failed.
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanTimeout)
 		defer cancel()
-		return r.removeRuntimeState(ctx, cfg.ID)
+		return errors.Join(r.endOrphans(ctx, runtime, hostID), r.removeRuntimeState(ctx, cfg.ID))
 	})
-	if err := r.run(ctx, slot, cfg); err != nil {
+	if runtime, err = r.run(ctx, slot, cfg); err != nil {
 		return nil, err
 	}
 	pid, err := readPidFile(slot.pidFile())
@@ -72,7 +73,16 @@ func (r *Runc) Start(ctx context.Context, cfg Config) (_ Container, err error) {
 	if err != nil {
 		return nil, err
 	}
+	followErr := followRoot(slot.root(), pid) // before its end could free the pid
 	c := newRuncContainer(r, cfg.ID, hostID, process)
+	if followErr != nil {
+		c.kill()
+		<-c.exited
+		if c.status.Signal == killSignal {
+			return nil, followErr
+		}
+		return c, nil // it had ended by itself: there is no root any more
+	}
 	if err := ctx.Err(); err != nil { // nobody is waiting for it any more
 		c.kill()
 		<-c.exited
@@ -105,22 +115,26 @@ func (r *Runc) writeSpec(slot slotDir, cfg Config, hostID uint32) error {
 // run lets the OCI runtime make and start the container, and returns when the
 // program has been executed and the runtime is gone. It does not heed ctx's
 // cancellation: a runtime killed half-way leaves more to clean up than the
-// tens of milliseconds are worth.
-func (r *Runc) run(ctx context.Context, slot slotDir, cfg Config) error {
+// tens of milliseconds are worth. pid is what the runtime had, 0 if none was
+// started.
+func (r *Runc) run(ctx context.Context, slot slotDir, cfg Config) (pid int, err error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), r.opts.StartTimeout)
 	defer cancel()
 	inherit := []*os.File{cfg.Listener, cfg.Control}
 	if cfg.Log != nil {
 		inherit = append(inherit, cfg.Log)
 	}
-	_, err := r.oci(slot.log()).Run(ctx, cfg.ID, slot.bundle(), &runc.CreateOpts{
+	started := make(chan int, 1)
+	_, err = r.oci(slot.log()).Run(ctx, cfg.ID, slot.bundle(), &runc.CreateOpts{
 		IO:         inherited{stdout: cfg.Stdout, stderr: cfg.Stderr},
 		PidFile:    slot.pidFile(),
 		Detach:     true,
 		ExtraFiles: inherit,
+		Started:    started, // closed by Run
 	})
+	pid = <-started
 	if err == nil {
-		return nil
+		return pid, collectOrphans(pid)
 	}
 	if ctx.Err() != nil {
 		err = fmt.Errorf("gave up after %v: %w", r.opts.StartTimeout, err)
@@ -128,7 +142,7 @@ func (r *Runc) run(ctx context.Context, slot slotDir, cfg Config) error {
 	if reason := lastLogged(slot.log()); reason != "" {
 		err = fmt.Errorf("%w: %s", err, reason)
 	}
-	return err
+	return pid, err
 }
 
 func (r *Runc) oci(log string) *runc.Runc {
@@ -150,6 +164,9 @@ func (r *Runc) oci(log string) *runc.Runc {
 // work on a container half-made.
 func (r *Runc) removeRuntimeState(ctx context.Context, id string) error {
 	if err := r.opts.Cgroups.Remove(ctx, id); err != nil {
+		return err
+	}
+	if err := r.opts.Cgroups.removeImitation(id); err != nil {
 		return err
 	}
 	return os.RemoveAll(r.state(id))

@@ -1,0 +1,182 @@
+package container
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// An OCI runtime that ends leaves its children to the agent: crun a helper with
+// every container, any runtime whatever a failed start had begun. Nobody else
+// waits for them, and they would stay zombies as long as the agent lives.
+//
+// A child that somebody in the agent has started, and waits for, is of the
+// agent's session. So is the runtime itself. What the runtime started is of its
+// process group, has a user id of the container, or is of another session; of
+// a session of its own are containers' first processes, too, which others wait
+// for and pid files name.
+
+// settleTime is how long a runtime's child may take to see that the runtime is
+// no more, and to end.
+const settleTime = time.Second
+
+// collectOrphans waits for what has ended of that which the runtime that had this
+// pid, and earlier ones that made a container, have left. What still runs is for
+// the next call: with the next start, and with the container's Destroy.
+func collectOrphans(runtime int) error {
+	own, children, err := readChildren()
+	if err != nil {
+		return err
+	}
+	for _, c := range children {
+		// Sessions of their own are looked at when something has failed.
+		if c.zombie && c.session != c.pid && (c.session != own || c.group == runtime) {
+			if err := c.collect(); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// endOrphans kills what a runtime has left of a container that it has not made,
+// and waits until it is gone.
+func (r *Runc) endOrphans(ctx context.Context, runtime int, hostID uint32) error {
+	ctx, cancel := context.WithTimeout(ctx, settleTime)
+	defer cancel()
+	if runtime > 1 {
+		_ = unix.Kill(-runtime, unix.SIGKILL) // ESRCH: none is left
+	}
+	for {
+		own, children, err := readChildren()
+		if err != nil {
+			return err
+		}
+		firsts := r.firstProcesses()
+		var alive []int
+		for _, c := range children {
+			ofThis := c.group == runtime || c.uid >= hostID && c.uid-hostID < idRange
+			switch {
+			case !ofThis && (c.session == own || slices.Contains(firsts, c.pid)):
+				continue
+			case c.zombie:
+				if err := c.collect(); err != nil {
+					return err
+				}
+			case ofThis:
+				_ = unix.Kill(c.pid, unix.SIGKILL)
+				alive = append(alive, c.pid)
+			default:
+				alive = append(alive, c.pid) // it sees by itself that the runtime is gone
+			}
+		}
+		if len(alive) == 0 {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("processes %v of the OCI runtime do not end", alive)
+		case <-time.After(time.Millisecond):
+		}
+	}
+}
+
+// firstProcesses are the pids that containers' pid files hold. A runtime writes
+// it before it ends, and so before the process becomes the agent's child.
+func (r *Runc) firstProcesses() []int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var pids []int
+	for id := range r.live {
+		if pid, err := readPidFile(r.slot(id).pidFile()); err == nil {
+			pids = append(pids, pid)
+		}
+	}
+	return pids
+}
+
+// child is a child process of the agent, as /proc has it.
+type child struct {
+	pid, group, session int
+	zombie              bool
+	uid                 uint32
+}
+
+// collect waits for a zombie.
+func (c child) collect() error {
+	// ECHILD: somebody else was quicker.
+	if _, err := unix.Wait4(c.pid, nil, unix.WNOHANG, nil); err != nil && !errors.Is(err, unix.ECHILD) {
+		return fmt.Errorf("wait for process %d: %w", c.pid, err)
+	}
+	return nil
+}
+
+// readChildren returns the agent's children, and its session.
+func readChildren() (session int, children []child, err error) {
+	if session, err = unix.Getsid(0); err != nil {
+		return 0, nil, fmt.Errorf("the agent's session: %w", err)
+	}
+	lists, err := filepath.Glob("/proc/self/task/*/children")
+	if err != nil || len(lists) == 0 {
+		return 0, nil, fmt.Errorf("list the agent's children: /proc/self/task/*/children: %w (was Linux built without CONFIG_PROC_CHILDREN?)", errors.Join(err, os.ErrNotExist))
+	}
+	for _, list := range lists {
+		pids, err := readPids(list)
+		if err != nil && !errors.Is(err, os.ErrNotExist) && !errors.Is(err, unix.ESRCH) { // a thread that has ended
+			return 0, nil, fmt.Errorf("list the agent's children: %w", err)
+		}
+		for _, pid := range pids {
+			c, err := readChild(pid)
+			if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ESRCH) {
+				continue // waited for meanwhile
+			}
+			if err != nil {
+				return 0, nil, fmt.Errorf("look at the agent's child %d: %w", pid, err)
+			}
+			children = append(children, c)
+		}
+	}
+	return session, children, nil
+}
+
+func readChild(pid int) (child, error) {
+	dir := filepath.Join("/proc", strconv.Itoa(pid))
+	stat, err := os.ReadFile(filepath.Join(dir, "stat"))
+	if err != nil {
+		return child{}, err
+	}
+	status, err := os.ReadFile(filepath.Join(dir, "status"))
+	if err != nil {
+		return child{}, err
+	}
+	return parseChild(pid, stat, status)
+}
+
+func parseChild(pid int, stat, status []byte) (child, error) {
+	// 16015 (a name (of sorts)) Z 15926 16014 16014 …
+	fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
+	if len(fields) < 4 {
+		return child{}, fmt.Errorf("its stat is %q", stat)
+	}
+	group, groupErr := strconv.Atoi(fields[2])
+	session, sessionErr := strconv.Atoi(fields[3])
+	c := child{pid: pid, group: group, session: session, zombie: fields[0] == "Z"}
+	for line := range strings.Lines(string(status)) {
+		if ids, ok := strings.CutPrefix(line, "Uid:\t"); ok {
+			real, _, _ := strings.Cut(ids, "\t")
+			uid, err := strconv.ParseUint(real, 10, 32)
+			c.uid = uint32(uid)
+			return c, errors.Join(groupErr, sessionErr, err)
+		}
+	}
+	return child{}, fmt.Errorf("its status has no user id: %q", status)
+}
