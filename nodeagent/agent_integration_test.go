@@ -71,7 +71,7 @@ func newWorkDir(t testing.TB) string {
 func nodeConfig(dir string) Config {
 	return Config{
 		NodeName: "node-a", NodeIP: netip.MustParseAddr(nodeIP), Runtimes: map[string]string{"node24": os.Getenv("SANFRAN_ROOTFS")},
-		WorkDir: dir, PinDir: filepath.Join(bpffs, "agent"), CgroupBase: "/" + filepath.Base(dir), Runc: os.Getenv("SANFRAN_RUNC"),
+		WorkDir: dir, PinDir: filepath.Join(bpffs, "agent"), CgroupBase: "/" + filepath.Base(dir), OCIRuntime: os.Getenv("SANFRAN_RUNC"),
 		PoolTarget: 2,
 	}
 }

@@ -45,8 +45,9 @@ type Config struct {
 	// PinDir is a folder of the agent's own on a bpffs (default
 	// /sys/fs/bpf/sanfran).
 	PinDir string
-	// Runc is the OCI runtime (default "runc").
-	Runc string
+	// OCIRuntime makes the containers: runc (the default) or crun, a path or a
+	// name on PATH.
+	OCIRuntime string
 	// WorkerArgs is the program of a container and its arguments (default:
 	// Node.js running /opt/sanfran/worker/start.js). The last is the worker's main
 	// file; all of its folder is the worker.
@@ -128,7 +129,7 @@ func (c Config) withDefaults() Config {
 	setIfZero(&c.PodPort, 7071)
 	setIfZero(&c.PodCIDR, netip.MustParsePrefix("10.245.0.0/16"))
 	setIfZero(&c.PinDir, "/sys/fs/bpf/sanfran")
-	setIfZero(&c.Runc, "runc")
+	setIfZero(&c.OCIRuntime, "runc")
 	setIfZero(&c.CacheDir, filepath.Join(c.WorkDir, "cache"))
 	setIfZero(&c.CompileCacheBytes, 512<<20)
 	setIfZero(&c.BundleDir, filepath.Join(c.CacheDir, "bundles"))

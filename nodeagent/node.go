@@ -56,7 +56,7 @@ func openNode(ctx context.Context, a *Agent) (_ *node, err error) {
 	n.undo = append(n.undo, func(context.Context) error { return cgroups.Close() })
 	a.measureNode = func() (container.Usage, error) { return cgroups.Usage("") }
 	runc, err := container.NewRunc(container.RuncOptions{
-		Binary: cfg.Runc, WorkDir: filepath.Join(cfg.WorkDir, "containers"), Cgroups: cgroups, PidsLimit: cfg.PidsLimit, Logger: cfg.Log,
+		Binary: cfg.OCIRuntime, WorkDir: filepath.Join(cfg.WorkDir, "containers"), Cgroups: cgroups, PidsLimit: cfg.PidsLimit, Logger: cfg.Log,
 	})
 	if err != nil {
 		return nil, err

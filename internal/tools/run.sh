@@ -281,7 +281,7 @@ POD
     sh -c 'mount -t bpf bpf /sys/fs/bpf && exec "$@"' sh \
     "$PWD/bin/sanfrand" "${args[@]}" --log-format=text --control-plane="$address" --control-plane-name="$control.$NAMESPACE.svc" \
     --token-file="$work/token" --ca-file="$work/ca.crt" --work-dir="/run/sanfran-checkout/$node" --bpf-dir=/sys/fs/bpf/sanfran \
-    --runc="$runc" "${runtimes[@]}" --cgroup="/sanfran-checkout-$node" ${FLAGS:-}
+    --oci-runtime="$runc" "${runtimes[@]}" --cgroup="/sanfran-checkout-$node" ${FLAGS:-}
   wait_ready "http://$health/readyz"
   say "the agent of $node runs from here and is ready; Ctrl-C brings the cluster's back"
   attend agent_token
