@@ -17,6 +17,9 @@ var tiny = nodeRuntime{
 	Debian: []debianPackage{{Name: "ca-certificates", Keep: []string{certDir}}},
 }
 
+// tinyCrun stands for crun and its libraries.
+var tinyCrun = nodeRuntime{Name: "tiny-crun", Release: tiny.Release, Debian: tiny.Debian}
+
 // newBuilder returns a builder with an empty cache.
 func newBuilder(t *testing.T) *builder {
 	t.Helper()

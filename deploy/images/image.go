@@ -19,6 +19,8 @@ type parts struct {
 	runtimes []nodeRuntime
 	locks    []lock // of runtimes, in the same order
 	worker   *tree  // as workerTree gives it; empty for none
+	crun     nodeRuntime
+	crunLock lock
 	runc     string // a static program
 	sanfrand string // a static program
 }
@@ -57,6 +59,15 @@ func (b *builder) image(ctx context.Context, p parts) (v1.Image, error) {
 		})); err != nil {
 			return nil, err
 		}
+	}
+	crunKey, err := rootfsKey(p.crun, p.crunLock)
+	if err != nil {
+		return nil, err
+	}
+	if err := add(b.cachedLayer("crun-"+crunKey, "crun and Debian "+p.crun.Release+" libraries", func() (*tree, error) {
+		return b.crunTree(ctx, p.crun, p.crunLock)
+	})); err != nil {
+		return nil, err
 	}
 	for _, program := range []struct{ name, file string }{{"runc", p.runc}, {"worker", ""}, {"sanfrand", p.sanfrand}} {
 		t, err := p.upperTree(program.name, program.file)

@@ -26,7 +26,8 @@ func tinyImage(t *testing.T, sanfrand string, touched time.Time) v1.Image {
 	t.Helper()
 	onPath(t, "npm", "mkdir node_modules && echo x > node_modules/dep.js && date > node_modules/.package-lock.json\n")
 	b := newBuilder(t)
-	p := parts{runtimes: []nodeRuntime{tiny}, locks: []lock{withTiny(t, b)}}
+	l := withTiny(t, b)
+	p := parts{runtimes: []nodeRuntime{tiny}, locks: []lock{l}, crun: tinyCrun, crunLock: lock{Debian: l.Debian}}
 	src := t.TempDir()
 	workerIn(t, filepath.Join(src, "worker"), "worker")
 	write(t, filepath.Join(src, "bin", "sanfrand"), sanfrand)
@@ -105,6 +106,7 @@ func TestImageHoldsWhatItShould(t *testing.T) {
 	for i, want := range [][]string{
 		{"etc/ssl/certs/ca-certificates.crt", "etc/passwd", "tmp/"},
 		{root + "usr/local/bin/node", root + "etc/ssl/certs/ca-certificates.crt", root + "usr/bin/sh", root + "function/", root + "usr/share/doc/ca-certificates/copyright"},
+		{"usr/share/doc/ca-certificates/copyright", "lib", "lib64"},
 		{"usr/bin/runc"},
 		{root + "opt/sanfran/worker/worker.js", root + "opt/sanfran/worker/node_modules/dep.js"},
 		{"usr/bin/sanfrand"},

@@ -108,9 +108,12 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		return err
 	}
 	if o.updateLock {
-		return b.updateLocks(ctx, chosen, stdout)
+		return b.updateLocks(ctx, append(chosen, crun), stdout)
 	}
-	p := parts{runtimes: chosen}
+	p := parts{runtimes: chosen, crun: crun}
+	if p.crunLock, err = readLock(lockFiles, crun); err != nil {
+		return err
+	}
 	for _, rt := range chosen {
 		l, err := readLock(lockFiles, rt)
 		if err != nil {

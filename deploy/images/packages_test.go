@@ -12,6 +12,9 @@ import (
 )
 
 func TestLocksFitTheTable(t *testing.T) {
+	if _, err := readLock(lockFiles, crun); err != nil {
+		t.Error(err)
+	}
 	for _, rt := range runtimes {
 		l, err := readLock(lockFiles, rt)
 		if err != nil {

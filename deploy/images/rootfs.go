@@ -170,13 +170,16 @@ func rootfsKey(rt nodeRuntime, l lock) (string, error) {
 // updateLock pins what the registry and the mirror have now. The Node.js
 // version is the table's; Debian's are the newest.
 func (b *builder) updateLock(ctx context.Context, rt nodeRuntime) (lock, error) {
-	integrity, err := b.npmRegistryIntegrity(ctx, rt.NpmPackage, rt.NpmVersion)
-	if err != nil {
-		return lock{}, err
-	}
-	l := lock{Npm: npmPin{Name: rt.NpmPackage, Version: rt.NpmVersion, Integrity: integrity}}
-	if _, err := b.npmTarball(ctx, l.Npm); err != nil {
-		return lock{}, err
+	var l lock
+	if rt.NpmPackage != "" {
+		integrity, err := b.npmRegistryIntegrity(ctx, rt.NpmPackage, rt.NpmVersion)
+		if err != nil {
+			return lock{}, err
+		}
+		l.Npm = npmPin{Name: rt.NpmPackage, Version: rt.NpmVersion, Integrity: integrity}
+		if _, err := b.npmTarball(ctx, l.Npm); err != nil {
+			return lock{}, err
+		}
 	}
 	for _, p := range rt.Debian {
 		deb, err := b.aptDownload(ctx, p.Name)

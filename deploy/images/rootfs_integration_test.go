@@ -72,6 +72,33 @@ func TestRealRootfs(t *testing.T) {
 	}
 }
 
+// TestRealCrun runs the image's crun with nothing but what comes with it.
+func TestRealCrun(t *testing.T) {
+	cache, err := cacheDir(os.Getenv)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := &builder{cache: filepath.Join(cache, "images"), progress: t.Output()}
+	defer b.close()
+	l, err := readLock(lockFiles, crun)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tree, err := b.crunTree(t.Context(), crun, l)
+	if err != nil {
+		t.Fatal(err)
+	}
+	root := t.TempDir()
+	if err := tree.unpack(root); err != nil {
+		t.Fatal(err)
+	}
+	const inside = `mkdir "$0/proc" && mount -t proc proc "$0/proc" && exec chroot "$0" /usr/bin/crun --version`
+	out, err := exec.CommandContext(t.Context(), "unshare", "--mount", "sh", "-c", inside, root).CombinedOutput()
+	if version, _, _ := strings.Cut(l.Debian[0].Version, "-"); err != nil || !strings.HasPrefix(string(out), "crun version "+version+"\n") {
+		t.Errorf("crun --version: %v\n%s", err, out)
+	}
+}
+
 // checkLibraries makes sure that every library of the root filesystem finds
 // what it needs in it, and that no link leads nowhere.
 func checkLibraries(t *testing.T, root string) {

@@ -17,7 +17,7 @@ import (
 // add a row to runtimes and run with --update-lock.
 type nodeRuntime struct {
 	Name       string          // also the folder's name: /usr/share/sanfran/rootfs/<Name>
-	NpmPackage string          // holds bin/node, built by the Node.js project
+	NpmPackage string          // holds bin/node, built by the Node.js project; empty for crun, which has none
 	NpmVersion string          // exact
 	Release    string          // of Debian, for /etc/os-release
 	Debian     []debianPackage // libraries and data, in the order they are laid
@@ -84,7 +84,7 @@ next:
 
 // lock pins what a runtime is made of. It is kept in locks/<runtime>.json.
 type lock struct {
-	Npm    npmPin      `json:"npm"`
+	Npm    npmPin      `json:"npm,omitzero"`
 	Debian []debianPin `json:"debian"`
 }
 

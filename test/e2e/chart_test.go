@@ -19,6 +19,7 @@ func TestChartValuesMakeValidObjects(t *testing.T) {
 		"digest, node port":  {"image.digest=sha256:" + strings.Repeat("0", 64), "gateway.service.type=NodePort", "gateway.service.nodePort=30999"},
 		"another node":       {"virtualNode.name=functions", "virtualNode.podCIDR=10.200.0.0/16"},
 		"no admission rules": {"admissionPolicy.enabled=false"},
+		"crun":               {"agent.ociRuntime=crun"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			// A release of another name, so that nothing of the installed one is
@@ -46,6 +47,7 @@ func TestChartRefusesWhatItDoesNotKnow(t *testing.T) {
 		"agent.pool.target=many":             "target",
 		"agent.pool.unused=-1":               "unused",
 		"agent.idleTimeout=60":               "idleTimeout",
+		"agent.ociRuntime=runsc":             "ociRuntime",
 		"virtualNode.podCIDR=10.245.0.0":     "podCIDR",
 		"controlPlane.kubernetesIdentity=me": "kubernetesIdentity",
 		"gateway.servcie.type=NodePort":      "servcie",
