@@ -7,6 +7,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"sanfran.dev/internal/failpoint"
 )
 
 // ownMounts are where a container has filesystems of its own. What is mounted
@@ -61,9 +63,11 @@ func bind(root string, m Mount, who tenant) error {
 		return fmt.Errorf("mount target %s: %w", m.Target, err)
 	}
 	defer func() { _ = unix.Close(target) }()
+	failpoint.Here("container: mount point made")
 	if err := unix.MoveMount(tree, "", target, "", unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_EMPTY_PATH); err != nil {
 		return fmt.Errorf("mount %s on %s: %w", m.Source, m.Target, err)
 	}
+	failpoint.Here("container: mounted")
 	return nil
 }
 

@@ -22,12 +22,16 @@ type initProcess struct {
 	ended bool
 }
 
-// openInit opens the process with this pid, which must be a child of the
-// agent, alive or a zombie: only then can the pid not be somebody else's by now.
+// openInit opens the process with this pid. It must be a child of the agent,
+// alive or a zombie: only then is the pid not somebody else's by now.
 func openInit(pid int) (*initProcess, error) {
 	fd, err := unix.PidfdOpen(pid, unix.PIDFD_NONBLOCK)
 	if err != nil {
-		return nil, fmt.Errorf("open process %d: %w", pid, err)
+		return nil, fmt.Errorf("open the container's first process, by the OCI runtime's pid file %d: %w", pid, err)
+	}
+	var ended unix.Siginfo
+	if err := unix.Waitid(unix.P_PIDFD, fd, &ended, unix.WEXITED|unix.WNOHANG|unix.WNOWAIT, nil); err != nil {
+		return nil, errors.Join(fmt.Errorf("process %d, by the OCI runtime's pid file the container's first, is no child of the agent: %w", pid, err), unix.Close(fd))
 	}
 	return &initProcess{pid: pid, fd: os.NewFile(uintptr(fd), fmt.Sprintf("pidfd:%d", pid))}, nil
 }

@@ -11,3 +11,10 @@ func (r *Runc) DropLock(t *testing.T) {
 		t.Fatal(err)
 	}
 }
+
+// HostIDsInUse is how many ranges of user ids are somebody's.
+func (r *Runc) HostIDsInUse() int {
+	r.hostIDs.mu.Lock()
+	defer r.hostIDs.mu.Unlock()
+	return len(r.hostIDs.used)
+}

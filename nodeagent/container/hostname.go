@@ -7,6 +7,8 @@ import (
 	"runtime"
 
 	"golang.org/x/sys/unix"
+
+	"sanfran.dev/internal/failpoint"
 )
 
 // maxHostname is the kernel's HOST_NAME_MAX.
@@ -29,7 +31,7 @@ func (c *runcContainer) SetHostname(ctx context.Context, name string) error {
 		return fmt.Errorf("container %s: set the host name: %w", c.id, err)
 	}
 	defer c.mu.RUnlock()
-	if err := c.process.setHostname(name); err != nil {
+	if err := failpoint.After("container: named", c.process.setHostname(name)); err != nil {
 		return fmt.Errorf("container %s: set the host name: %w", c.id, err)
 	}
 	return nil

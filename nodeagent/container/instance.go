@@ -7,6 +7,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"syscall"
+
+	"sanfran.dev/internal/failpoint"
 )
 
 // runcContainer is a Container of Runc.
@@ -134,7 +136,7 @@ func (c *runcContainer) SetResources(ctx context.Context, limits Resources) erro
 		return fmt.Errorf("container %s: set limits: %w", c.id, err)
 	}
 	defer c.mu.RUnlock()
-	if err := c.runtime.opts.Cgroups.SetLimits(c.id, limits); err != nil {
+	if err := failpoint.After("container: limits set", c.runtime.opts.Cgroups.SetLimits(c.id, limits)); err != nil {
 		return err
 	}
 	if err := setOOMScore(c.process.pid, c.runtime.tenantOOMScore(limits.MemoryRequestBytes)); err != nil {
@@ -182,9 +184,11 @@ func (c *runcContainer) Destroy(ctx context.Context) error {
 	case <-ctx.Done():
 		return fmt.Errorf("destroy container %s: process %d is still there %v after SIGKILL", c.id, c.process.pid, cleanTimeout)
 	}
+	failpoint.Here("container: killed")
 	slot := c.runtime.slot(c.id)
 	err := errors.Join(c.runtime.removeRuntimeState(ctx, c.id), collectOrphans(0))
-	if unmountErr := slot.unmount(); unmountErr != nil {
+	failpoint.Here("container: state removed")
+	if unmountErr := failpoint.After("container: overlay unmounted", slot.unmount()); unmountErr != nil {
 		err = errors.Join(err, unmountErr) // and then the folders must stay
 	} else {
 		err = errors.Join(err, slot.remove())
@@ -192,6 +196,7 @@ func (c *runcContainer) Destroy(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("destroy container %s: %w", c.id, err)
 	}
+	failpoint.Here("container: folder removed")
 	c.destroyed = true
 	c.runtime.hostIDs.give(c.hostID)
 	c.runtime.unclaim(c.id)

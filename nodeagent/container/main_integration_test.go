@@ -14,9 +14,11 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sanfran.dev/internal/testnode"
+	"sanfran.dev/nodeagent/container/containertest"
 )
 
 func TestMain(m *testing.M) {
+	containertest.RunStandIn()
 	testnode.Enter()
 	if err := prepareNode(); err != nil {
 		fmt.Fprintln(os.Stderr, "these tests need root:", err)

@@ -25,22 +25,31 @@ import (
 // a session of its own are containers' first processes, too, which others wait
 // for and pid files name.
 
-// settleTime is how long a runtime's child may take to see that the runtime is
-// no more, and to end.
+// settleTime is how long a process that has begun to end may take, or a runtime's
+// child to see that the runtime is no more.
 const settleTime = time.Second
 
 // collectOrphans waits for what has ended of that which the runtime that had this
 // pid, and earlier ones that made a container, have left. What still runs is for
-// the next call: with the next start, and with the container's Destroy.
+// the next call: with the next start, and with the container's Destroy. It costs
+// one system call where there is nothing.
 func collectOrphans(runtime int) error {
+	var ended unix.Siginfo
+	err := unix.Waitid(unix.P_ALL, 0, &ended, unix.WEXITED|unix.WNOHANG|unix.WNOWAIT, nil)
+	if errors.Is(err, unix.ECHILD) || err == nil && ended.Signo == 0 {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("look for children that have ended: %w", err)
+	}
 	own, children, err := readChildren()
 	if err != nil {
 		return err
 	}
 	for _, c := range children {
-		// Sessions of their own are looked at when something has failed.
+		// Of a session of its own is what others wait for.
 		if c.zombie && c.session != c.pid && (c.session != own || c.group == runtime) {
-			if err := c.collect(); err != nil {
+			if _, err := c.collect(); err != nil {
 				return err
 			}
 		}
@@ -64,13 +73,21 @@ func (r *Runc) endOrphans(ctx context.Context, runtime int, hostID uint32) error
 		firsts := r.firstProcesses()
 		var alive []int
 		for _, c := range children {
-			ofThis := c.group == runtime || c.uid >= hostID && c.uid-hostID < idRange
+			uid, err := c.user()
+			if err != nil {
+				continue // waited for meanwhile
+			}
+			ofThis := c.group == runtime || uid >= hostID && uid-hostID < idRange
 			switch {
 			case !ofThis && (c.session == own || slices.Contains(firsts, c.pid)):
 				continue
 			case c.zombie:
-				if err := c.collect(); err != nil {
+				gone, err := c.collect()
+				if err != nil {
 					return err
+				}
+				if !gone {
+					alive = append(alive, c.pid)
 				}
 			case ofThis:
 				_ = unix.Kill(c.pid, unix.SIGKILL)
@@ -108,16 +125,36 @@ func (r *Runc) firstProcesses() []int {
 type child struct {
 	pid, group, session int
 	zombie              bool
-	uid                 uint32
 }
 
-// collect waits for a zombie.
-func (c child) collect() error {
-	// ECHILD: somebody else was quicker.
-	if _, err := unix.Wait4(c.pid, nil, unix.WNOHANG, nil); err != nil && !errors.Is(err, unix.ECHILD) {
-		return fmt.Errorf("wait for process %d: %w", c.pid, err)
+// user is the real user id it has, or had.
+func (c child) user() (uint32, error) {
+	status, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(c.pid), "status"))
+	if err != nil {
+		return 0, err
 	}
-	return nil
+	return parseUser(status)
+}
+
+func parseUser(status []byte) (uint32, error) {
+	for line := range strings.Lines(string(status)) {
+		if ids, ok := strings.CutPrefix(line, "Uid:\t"); ok {
+			own, _, _ := strings.Cut(ids, "\t")
+			uid, err := strconv.ParseUint(own, 10, 32)
+			return uint32(uid), err
+		}
+	}
+	return 0, fmt.Errorf("no user id in %q", status)
+}
+
+// collect waits for a zombie. It is not gone while it has threads that have not
+// ended yet.
+func (c child) collect() (gone bool, err error) {
+	pid, err := unix.Wait4(c.pid, nil, unix.WNOHANG, nil)
+	if err != nil && !errors.Is(err, unix.ECHILD) { // somebody else was quicker
+		return false, fmt.Errorf("wait for process %d: %w", c.pid, err)
+	}
+	return err != nil || pid == c.pid, nil
 }
 
 // readChildren returns the agent's children, and its session.
@@ -149,19 +186,14 @@ func readChildren() (session int, children []child, err error) {
 }
 
 func readChild(pid int) (child, error) {
-	dir := filepath.Join("/proc", strconv.Itoa(pid))
-	stat, err := os.ReadFile(filepath.Join(dir, "stat"))
+	stat, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "stat"))
 	if err != nil {
 		return child{}, err
 	}
-	status, err := os.ReadFile(filepath.Join(dir, "status"))
-	if err != nil {
-		return child{}, err
-	}
-	return parseChild(pid, stat, status)
+	return parseChild(pid, stat)
 }
 
-func parseChild(pid int, stat, status []byte) (child, error) {
+func parseChild(pid int, stat []byte) (child, error) {
 	// 16015 (a name (of sorts)) Z 15926 16014 16014 …
 	fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
 	if len(fields) < 4 {
@@ -169,14 +201,5 @@ func parseChild(pid int, stat, status []byte) (child, error) {
 	}
 	group, groupErr := strconv.Atoi(fields[2])
 	session, sessionErr := strconv.Atoi(fields[3])
-	c := child{pid: pid, group: group, session: session, zombie: fields[0] == "Z"}
-	for line := range strings.Lines(string(status)) {
-		if ids, ok := strings.CutPrefix(line, "Uid:\t"); ok {
-			real, _, _ := strings.Cut(ids, "\t")
-			uid, err := strconv.ParseUint(real, 10, 32)
-			c.uid = uint32(uid)
-			return c, errors.Join(groupErr, sessionErr, err)
-		}
-	}
-	return child{}, fmt.Errorf("its status has no user id: %q", status)
+	return child{pid: pid, group: group, session: session, zombie: fields[0] == "Z"}, errors.Join(groupErr, sessionErr)
 }

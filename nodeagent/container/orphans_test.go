@@ -2,43 +2,68 @@ package container
 
 import (
 	"os"
+	"os/exec"
 	"testing"
 )
 
 func TestParseChild(t *testing.T) {
-	status := []byte("Name:\tx\nState:\tZ (zombie)\nUid:\t1879113726\t0\t0\t0\nGid:\t0\t0\t0\t0\n")
 	for name, tc := range map[string]struct {
 		stat string
 		want child
 	}{
-		"a zombie":                   {"7 (crun) Z 1 6 5 0 -1", child{pid: 7, group: 6, session: 5, zombie: true, uid: 1879113726}},
-		"a name that looks like one": {"7 (a) Z 1 2 3) S 1 7 7 0 -1", child{pid: 7, group: 7, session: 7, uid: 1879113726}},
+		"a zombie":                   {"7 (crun) Z 1 6 5 0 -1", child{pid: 7, group: 6, session: 5, zombie: true}},
+		"a name that looks like one": {"7 (a) Z 1 2 3) S 1 7 7 0 -1", child{pid: 7, group: 7, session: 7}},
 	} {
-		if got, err := parseChild(7, []byte(tc.stat), status); err != nil || got != tc.want {
+		if got, err := parseChild(7, []byte(tc.stat)); err != nil || got != tc.want {
 			t.Errorf("%s: %+v, %v; want %+v", name, got, err, tc.want)
 		}
 	}
-	for name, tc := range map[string][2]string{
-		"no name":      {"7 crun Z 1 6 5", string(status)},
-		"cut off":      {"7 (crun) Z 1", string(status)},
-		"no number":    {"7 (crun) Z 1 x 5 0", string(status)},
-		"no user id":   {"7 (crun) Z 1 6 5 0", "Name:\tx\n"},
-		"huge user id": {"7 (crun) Z 1 6 5 0", "Uid:\t99999999999\t0\n"},
-	} {
-		if got, err := parseChild(7, []byte(tc[0]), []byte(tc[1])); err == nil {
+	for name, stat := range map[string]string{"no name": "7 crun Z 1 6", "cut off": "7 (crun) Z 1", "no number": "7 (crun) Z 1 x 5 0"} {
+		if got, err := parseChild(7, []byte(stat)); err == nil {
 			t.Errorf("%s: %+v without an error", name, got)
 		}
 	}
 }
 
-func TestReadChildrenSkipsWhatIsNone(t *testing.T) {
-	_, children, err := readChildren()
+func TestParseUser(t *testing.T) {
+	if uid, err := parseUser([]byte("Name:\tx\nUid:\t1879113726\t0\t0\t0\n")); err != nil || uid != 1879113726 {
+		t.Errorf("%d, %v", uid, err)
+	}
+	for _, status := range []string{"Name:\tx\n", "Uid:\t99999999999\t0\n", ""} {
+		if uid, err := parseUser([]byte(status)); err == nil {
+			t.Errorf("%q: %d without an error", status, uid)
+		}
+	}
+}
+
+// What somebody waits for is not collected, also when it has ended.
+func TestCollectOrphansTakesNobodysChild(t *testing.T) {
+	cmd := exec.Command("cat")
+	in, err := cmd.StdinPipe()
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, c := range children {
-		if c.pid == os.Getpid() || c.pid == os.Getppid() {
-			t.Errorf("%d is no child", c.pid)
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	_, children, err := readChildren()
+	if err != nil || len(children) != 1 || children[0].pid != cmd.Process.Pid {
+		t.Errorf("children: %+v, %v; want %d", children, err, cmd.Process.Pid)
+	}
+	if err := in.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for zombie := false; !zombie; {
+		c, err := readChild(cmd.Process.Pid)
+		if err != nil {
+			t.Fatal(err)
 		}
+		zombie = c.zombie
+	}
+	if err := collectOrphans(os.Getpid() + 1); err != nil {
+		t.Error(err)
+	}
+	if err := cmd.Wait(); err != nil {
+		t.Errorf("somebody else has waited for it: %v", err)
 	}
 }

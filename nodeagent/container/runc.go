@@ -46,7 +46,7 @@ type RuncOptions struct {
 // the first Start. It needs root.
 //
 // It makes the agent's process a subreaper (see prctl(2)): nothing else in the
-// process may wait for arbitrary children.
+// process may wait for arbitrary children, nor another Runc work in it.
 type Runc struct {
 	opts        RuncOptions
 	binary      string

@@ -13,6 +13,8 @@ import (
 	"time"
 
 	runc "github.com/containerd/go-runc"
+
+	"sanfran.dev/internal/failpoint"
 )
 
 // cleanTimeout bounds the taking apart of a container. Killing and removing
@@ -45,14 +47,14 @@ func (r *Runc) Start(ctx context.Context, cfg Config) (_ Container, err error) {
 	undo.add(func() error { r.hostIDs.give(hostID); return nil })
 	slot := r.slot(cfg.ID)
 	undo.add(slot.remove)
-	if err := slot.create(); err != nil {
+	if err := failpoint.After("container: folder made", slot.create()); err != nil {
 		return nil, err
 	}
 	undo.add(slot.unmount)
-	if err := slot.mount(cfg.RootFS); err != nil {
+	if err := failpoint.After("container: overlay mounted", slot.mount(cfg.RootFS)); err != nil {
 		return nil, err
 	}
-	if err := r.writeSpec(slot, cfg, hostID); err != nil {
+	if err := failpoint.After("container: spec written", r.writeSpec(slot, cfg, hostID)); err != nil {
 		return nil, err
 	}
 	runtime := 0 // its pid, once it has run
@@ -65,6 +67,7 @@ func (r *Runc) Start(ctx context.Context, cfg Config) (_ Container, err error) {
 	if runtime, err = r.run(ctx, slot, cfg); err != nil {
 		return nil, err
 	}
+	failpoint.Here("container: started, not adopted")
 	pid, err := readPidFile(slot.pidFile())
 	if err != nil {
 		return nil, err
@@ -73,15 +76,19 @@ func (r *Runc) Start(ctx context.Context, cfg Config) (_ Container, err error) {
 	if err != nil {
 		return nil, err
 	}
-	followErr := followRoot(slot.root(), pid) // before its end could free the pid
+	// Before its end is noticed, which frees the pid.
+	followErr := followRoot(slot.root(), pid)
 	c := newRuncContainer(r, cfg.ID, hostID, process)
+	failpoint.Here("container: adopted")
 	if followErr != nil {
-		c.kill()
-		<-c.exited
-		if c.status.Signal == killSignal {
+		select {
+		case <-c.exited: // that is why: what has ended by itself has no root
+			return c, nil
+		case <-time.After(settleTime):
+			c.kill()
+			<-c.exited
 			return nil, followErr
 		}
-		return c, nil // it had ended by itself: there is no root any more
 	}
 	if err := ctx.Err(); err != nil { // nobody is waiting for it any more
 		c.kill()
@@ -136,6 +143,9 @@ func (r *Runc) run(ctx context.Context, slot slotDir, cfg Config) (pid int, err 
 	if err == nil {
 		return pid, collectOrphans(pid)
 	}
+	if exit := (*runc.ExitError)(nil); errors.As(err, &exit) && exit.Status == -1 {
+		err = fmt.Errorf("%s was killed: %w", r.binary, err)
+	}
 	if ctx.Err() != nil {
 		err = fmt.Errorf("gave up after %v: %w", r.opts.StartTimeout, err)
 	}
@@ -163,7 +173,7 @@ func (r *Runc) oci(log string) *runc.Runc {
 // runc waits another 100 ms even if the process has long ended. Nor does it
 // work on a container half-made.
 func (r *Runc) removeRuntimeState(ctx context.Context, id string) error {
-	if err := r.opts.Cgroups.Remove(ctx, id); err != nil {
+	if err := failpoint.After("container: control group removed", r.opts.Cgroups.Remove(ctx, id)); err != nil {
 		return err
 	}
 	if err := r.opts.Cgroups.removeImitation(id); err != nil {

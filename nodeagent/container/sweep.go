@@ -12,15 +12,23 @@ import (
 // the first Start. What it may find, by where that life ended:
 //
 //   - a folder, with or without an overlay on it: ended before the OCI runtime
-//     ran, or after Destroy had asked it to delete the container;
-//   - a container that runs: ended while it was in use. Its control group
-//     knows all its processes;
-//   - state of the OCI runtime without a process: ended during a start, or the
-//     container has exited since;
-//   - a control group that is empty or has a half-made process: likewise.
+//     ran, or after Destroy had removed control group and state;
+//   - a container that runs: the agent alone has ended, while it was in use. Its
+//     control group knows all its processes;
+//   - all of a container but its processes: they have ended with the agent's pod,
+//     or since. On a hybrid machine crun's imitation of a control group is there
+//     as well;
+//   - state of the OCI runtime and a control group, of which the one, the other or
+//     both may be missing, half made, or with a half-made process: ended while
+//     the OCI runtime was at work, or while Destroy was.
 //
-// So each kind is looked for by itself, and none is believed to imply another.
-// Nothing outside of these two places is touched.
+// So each kind is looked for by itself, and none is believed to imply another. An
+// imitation is removed before the state and the folder, one of which is found.
+// Nothing outside of these places is touched. An end within Sweep leaves cases of
+// this list again.
+//
+// A runtime's process that was not in a control group yet is not looked for: its
+// runtime has ended, and it ends when it sees that.
 func (r *Runc) Sweep(ctx context.Context) error {
 	var errs []error
 	groups, err := r.opts.Cgroups.List()
