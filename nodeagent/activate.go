@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"sanfran.dev/internal/failpoint"
 	"sanfran.dev/nodeagent/container"
 	"sanfran.dev/nodeagent/workerconn"
 )
@@ -32,6 +33,7 @@ func (p *pod) makeReady(ctx context.Context, at *attempt) (*instance, error) {
 			return nil, err
 		}
 		acquired := time.Now()
+		failpoint.Here("activate: container leased")
 		inst := newInstance(warm, acquired, p.agent.cfg.EventLoopLimit, p.agent.metrics.loopDelayed)
 		p.meter.begin(inst)
 		limits, loaded, err := p.admit(patient, inst)
@@ -148,6 +150,7 @@ func (p *pod) load(ctx context.Context, inst *instance, limits container.Resourc
 		return &failure{reason: ReasonVolumeFailed, message: err.Error()}
 	}
 	p.findCompiled(ctx, inst, v.code)
+	failpoint.Here("activate: all mounted")
 	loaded, err := w.conn.Activate(ctx, workerconn.Activation{
 		Lease: inst.lease, Nonce: inst.nonce,
 		Namespace: p.spec.Namespace, Function: p.spec.Function, Pod: p.spec.PodName, Revision: p.spec.Revision,
@@ -156,6 +159,7 @@ func (p *pod) load(ctx context.Context, inst *instance, limits container.Resourc
 		LoadTimeout:  cfg.LoadTimeout,
 		CompileCache: inst.compiled.dir, CompileCacheFilled: inst.compiled.cache != nil,
 	})
+	failpoint.Here("activate: worker told")
 	inst.loaded = loaded
 	inst.stays = w.conn.Server() && !p.spec.ParkServer
 	if errors.Is(err, context.DeadlineExceeded) {

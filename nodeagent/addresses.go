@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"sync"
 
+	"sanfran.dev/internal/failpoint"
 	"sanfran.dev/router"
 )
 
@@ -38,7 +39,7 @@ func (b *addressBook) lookup(addr netip.Addr) *pod {
 func (b *addressBook) claim(p *pod) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if err := b.owner.Assign(p.spec.Address); err != nil {
+	if err := failpoint.After("address: assigned", b.owner.Assign(p.spec.Address)); err != nil {
 		return err
 	}
 	b.local[p.spec.Address] = p
@@ -59,9 +60,9 @@ func (b *addressBook) refresh(p *pod) {
 	p.mu.Unlock()
 	var err error
 	if current != nil {
-		err = b.owner.Direct(addr, current.warm.socket.File())
+		err = failpoint.After("address: directed", b.owner.Direct(addr, current.warm.socket.File()))
 	} else {
-		err = b.owner.Park(addr)
+		err = failpoint.After("address: parked", b.owner.Park(addr))
 	}
 	if err != nil {
 		// The agent's listener answers too, only less directly.
@@ -92,7 +93,7 @@ func (b *addressBook) settle(addr netip.Addr) {
 	if _, ok := b.routed[addr]; ok {
 		err = b.owner.Assign(addr)
 	} else {
-		err = b.owner.Remove(addr)
+		err = failpoint.After("address: given up", b.owner.Remove(addr))
 	}
 	if err != nil {
 		b.log.Error("a function pod's address", "address", addr, "err", err)

@@ -13,6 +13,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"sanfran.dev/internal/failpoint"
 	"sanfran.dev/nodeagent/compilecache"
 	"sanfran.dev/nodeagent/container"
 	"sanfran.dev/nodeagent/logs"
@@ -224,6 +225,7 @@ func (a *Agent) serve(ctx context.Context, edge *controlPlane, data, pod net.Lis
 	// it while there is a stream.
 	err = errors.Join(err, a.shutdown(servers))
 	serving.Wait()
+	failpoint.Here("stop: no request is served any more")
 	a.snapshot.save(a)
 	a.pods.close(a.cfg.StopGrace, kept)
 	// Containers that drain by a longer grace, be it a deleted pod's own, have
@@ -231,6 +233,7 @@ func (a *Agent) serve(ctx context.Context, edge *controlPlane, data, pod net.Lis
 	overdue := time.AfterFunc(a.cfg.StopGrace+stopMargin, a.cancel)
 	a.tasks.close()
 	overdue.Stop()
+	failpoint.Here("stop: pods gone")
 	stopEdge()
 	edges.Wait()
 	a.forwarder.Close()

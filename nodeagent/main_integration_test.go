@@ -22,6 +22,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 
 	"sanfran.dev/internal/testnode"
+	"sanfran.dev/nodeagent/container/containertest"
 	agentv1 "sanfran.dev/proto/sanfran/agent/v1"
 )
 
@@ -38,6 +39,8 @@ const (
 	// victimHealth is then where it serves /healthz.
 	victimGroup  = "SANFRAN_TEST_VICTIM_GROUP"
 	victimHealth = "SANFRAN_TEST_VICTIM_HEALTH"
+	// victimShort, if set, makes it go through its life quickly.
+	victimShort = "SANFRAN_TEST_VICTIM_SHORT"
 )
 
 func runVictim(dir string) error {
@@ -55,6 +58,9 @@ func runVictim(dir string) error {
 			return err
 		}
 		cfg.CgroupBase = ""
+	}
+	if os.Getenv(victimShort) != "" {
+		shortLived(&cfg)
 	}
 	a, err := New(cfg, conn)
 	if err != nil {
@@ -79,10 +85,14 @@ var world string
 var bpffs string
 
 func TestMain(m *testing.M) {
+	containertest.RunStandIn()
 	testnode.Enter()
 	if dir := os.Getenv(victimDir); dir != "" {
-		fmt.Fprintln(os.Stderr, "the agent to be killed ended:", runVictim(dir))
-		os.Exit(1)
+		if err := runVictim(dir); err != nil {
+			fmt.Fprintln(os.Stderr, "the agent to be killed ended:", err)
+			os.Exit(1)
+		}
+		os.Exit(0)
 	}
 	if err := prepareNode(); err != nil {
 		fmt.Fprintln(os.Stderr, "these tests need root:", err)

@@ -11,6 +11,7 @@ import (
 	"syscall"
 	"time"
 
+	"sanfran.dev/internal/failpoint"
 	"sanfran.dev/nodeagent/bundle"
 	"sanfran.dev/nodeagent/compilecache"
 	"sanfran.dev/nodeagent/container"
@@ -49,6 +50,7 @@ func openNode(ctx context.Context, a *Agent) (_ *node, err error) {
 	}
 	n.undo = append(n.undo, socket.Remove)
 
+	failpoint.Here("node: sockets confined")
 	cgroups, err := container.PrepareCgroups(container.CgroupOptions{Base: cfg.CgroupBase})
 	if err != nil {
 		return nil, err
@@ -62,7 +64,8 @@ func openNode(ctx context.Context, a *Agent) (_ *node, err error) {
 		return nil, err
 	}
 	n.undo = append(n.undo, func(context.Context) error { return runc.Close() })
-	if err := runc.Sweep(ctx); err != nil {
+	failpoint.Here("node: work directory ready")
+	if err := failpoint.After("node: containers swept", runc.Sweep(ctx)); err != nil {
 		return nil, err
 	}
 	// Nothing uses the functions' memory now, so any limit can be set.
@@ -89,6 +92,7 @@ func openNode(ctx context.Context, a *Agent) (_ *node, err error) {
 		return nil, err
 	}
 	n.undo = append(n.undo, networks.Teardown)
+	failpoint.Here("node: network ready")
 	if _, err := networks.Sweep(ctx, func(string) bool { return false }); err != nil {
 		return nil, err
 	}
@@ -108,6 +112,7 @@ func openNode(ctx context.Context, a *Agent) (_ *node, err error) {
 		return nil, err
 	}
 	n.undo = append(n.undo, owner.Uninstall)
+	failpoint.Here("node: pod addresses owned")
 	a.addresses = newAddressBook(owner, cfg.Log)
 
 	s := &starter{
@@ -144,6 +149,7 @@ func (n *node) close() error {
 		ctx, cancel := context.WithTimeout(context.Background(), cleanupTimeout)
 		errs = append(errs, n.undo[i](ctx))
 		cancel()
+		failpoint.Here("node: one more thing taken down")
 	}
 	return errors.Join(errs...)
 }

@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"time"
+
+	"sanfran.dev/internal/failpoint"
 )
 
 // supervise starts the goroutine that sees an instance to its end. It reports
@@ -39,6 +41,7 @@ func (p *pod) park(i *instance, idle time.Duration) bool {
 	}
 	p.detach(i)
 	p.life.parked()
+	failpoint.Here("end: parked")
 	return true
 }
 
@@ -72,6 +75,7 @@ func (p *pod) end(i *instance, c cause) {
 	}
 	p.agent.metrics.instanceEnded(c)
 	p.agent.warmers.Drain(i.warm)
+	failpoint.Here("end: out of service")
 
 	switch c {
 	case causeIdle:
@@ -129,6 +133,7 @@ func (p *pod) drain(i *instance, grace time.Duration) (listens, drained bool) {
 		defer early.Stop()
 	}
 	listens, err := i.drain(p.agent.ctx, grace)
+	failpoint.Here("end: drained")
 	exited := false
 	select {
 	case <-i.warm.container.Exited():
@@ -159,6 +164,7 @@ const (
 // terminate makes a drained container end as SIGTERM would, and waits for that
 // within grace.
 func (a *Agent) terminate(i *instance, grace time.Duration) {
+	failpoint.Here("end: lingered")
 	if err := i.warm.conn.Terminate(); err != nil {
 		return // it has ended, or cannot be spoken to
 	}
@@ -219,8 +225,10 @@ func (a *Agent) dispose(i *instance) {
 		}
 		time.Sleep(delay)
 	}
+	failpoint.Here("end: destroyed")
 	a.warmers.Done(i.warm)
 	a.takeOver(i)
+	failpoint.Here("end: queue taken over")
 	if err := a.quarantine.put(i.warm.socket); err != nil {
 		a.log.Error("the socket of an ended lease", "err", err)
 	}

@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"sanfran.dev/internal/failpoint"
 	"sanfran.dev/nodeagent/logs"
 )
 
@@ -190,6 +191,7 @@ func (p *pod) run(ctx context.Context, at *attempt) {
 	provedNow := !proved && !p.life.startedAt.IsZero()
 	p.mu.Unlock()
 
+	failpoint.Here("activate: attempt over")
 	close(at.done)
 	if provedNow {
 		p.agent.snapshot.changed()

@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"sync"
 	"time"
+
+	"sanfran.dev/internal/failpoint"
 )
 
 // snapshot is the agent's assignments in a file, so that an agent that starts
@@ -92,10 +94,10 @@ func (s *snapshot) write(state keptState) error {
 		return fmt.Errorf("encode the assignments: %w", err)
 	}
 	partial := s.file + ".partial"
-	if err := os.WriteFile(partial, data, 0o600); err != nil {
+	if err := failpoint.After("snapshot: written", os.WriteFile(partial, data, 0o600)); err != nil {
 		return fmt.Errorf("keep the assignments: %w", err)
 	}
-	if err := os.Rename(partial, s.file); err != nil {
+	if err := failpoint.After("snapshot: in place", os.Rename(partial, s.file)); err != nil {
 		return fmt.Errorf("keep the assignments: %w", err)
 	}
 	return nil

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"syscall"
 
+	"sanfran.dev/internal/failpoint"
 	"sanfran.dev/nodeagent/bundle"
 	"sanfran.dev/nodeagent/container"
 )
@@ -43,6 +44,7 @@ func makeVolumes(ctx context.Context, bundles Bundles, dir string, a *Assignment
 	if err := emptyDirs(dir); err != nil {
 		return nil, &failure{reason: ReasonVolumeFailed, message: fmt.Sprintf("make the pod's emptyDirs: %v", err)}
 	}
+	failpoint.Here("volumes: folder made")
 	for i, m := range mounts {
 		if m.Bundle != "" {
 			b, err := bundles.Get(ctx, m.Bundle)
@@ -67,6 +69,7 @@ func makeVolumes(ctx context.Context, bundles Bundles, dir string, a *Assignment
 		}
 		v.mounts = append(v.mounts, container.Mount{Source: source, Target: target, ReadOnly: true})
 	}
+	failpoint.Here("volumes: filled")
 	return v, nil
 }
 
@@ -219,7 +222,7 @@ func (v *volumes) remove() error {
 	if err := unmountEmptyDirs(v.dir); err != nil {
 		return fmt.Errorf("remove the pod's emptyDirs: %w", err)
 	}
-	if err := os.RemoveAll(v.dir); err != nil {
+	if err := failpoint.After("volumes: removed", os.RemoveAll(v.dir)); err != nil {
 		return fmt.Errorf("remove the pod's folder: %w", err)
 	}
 	return nil

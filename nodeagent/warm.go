@@ -12,6 +12,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"sanfran.dev/internal/failpoint"
 	"sanfran.dev/nodeagent/container"
 	"sanfran.dev/nodeagent/inspector"
 	"sanfran.dev/nodeagent/workerconn"
@@ -81,6 +82,7 @@ func (s *starter) Start(ctx context.Context, runtime string) (_ *warmContainer, 
 		return nil, err
 	}
 	undo = append(undo, w.socket.Release)
+	failpoint.Here("start: socket opened")
 	path, closeNamespace, err := s.namespace(ctx, id)
 	if err != nil {
 		return nil, err
@@ -88,6 +90,7 @@ func (s *starter) Start(ctx context.Context, runtime string) (_ *warmContainer, 
 	w.namespace, w.closeNamespace = path, closeNamespace
 	w.inspector = func(ctx context.Context) (net.Conn, error) { return s.inspector(ctx, path) }
 	undo = append(undo, closeNamespace)
+	failpoint.Here("start: network made")
 	conn, control, err := workerconn.Pair(w.activity)
 	if err != nil {
 		return nil, err
@@ -112,8 +115,9 @@ func (s *starter) Start(ctx context.Context, runtime string) (_ *warmContainer, 
 	// not be the end of the connection.
 	control.Close()
 	w.output.started()
+	failpoint.Here("start: container started")
 	undo = append(undo, func() error { return w.container.Destroy(context.WithoutCancel(ctx)) })
-	if err := conn.WaitWarm(ctx); err != nil {
+	if err := failpoint.After("start: warm", conn.WaitWarm(ctx)); err != nil {
 		if words := lastWords(w.output.last()); words != "" {
 			err = fmt.Errorf("%w; %s", err, words)
 		}

@@ -7,6 +7,8 @@ import (
 	"os"
 	"path/filepath"
 	"time"
+
+	"sanfran.dev/internal/failpoint"
 )
 
 // errGivenUp: nobody waited any more.
@@ -152,7 +154,7 @@ func (s *Store) fetch(ctx context.Context, e *entry) (err error) {
 		return err
 	}
 	s.step("fetch: unpack")
-	if err := u.unpackVerified(ctx, stream, content, e.digest()); err != nil {
+	if err := failpoint.After("bundle: unpacked", u.unpackVerified(ctx, stream, content, e.digest())); err != nil {
 		return err
 	}
 	// Containers read as somebody else, whatever the umask.
@@ -170,6 +172,7 @@ func (s *Store) fetch(ctx context.Context, e *entry) (err error) {
 	if err := os.Rename(partial, s.path(e.hex)); err != nil {
 		return fmt.Errorf("put the bundle in place: %w", err)
 	}
+	failpoint.Here("bundle: in place")
 	return nil
 }
 

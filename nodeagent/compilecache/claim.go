@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"sanfran.dev/internal/failpoint"
 )
 
 // scratchName is the folder, in one of its own, that a container writes to.
@@ -46,7 +48,7 @@ func (c *Claim) Scratch(bytes int64) (string, error) {
 	}
 	// An inode of a tmpfs costs half a kilobyte that its size does not count.
 	options := fmt.Sprintf("mode=755,size=%d,nr_inodes=%d", bytes, 2*c.store.limits.Files)
-	if err := unix.Mount("compile-cache", dir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, options); err != nil {
+	if err := failpoint.After("compile cache: scratch mounted", unix.Mount("compile-cache", dir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, options)); err != nil {
 		return "", fmt.Errorf("compile cache: mount a tmpfs on %s: %w", dir, err)
 	}
 	// Private, so that no container's mount shows anywhere else on the host.
@@ -140,6 +142,7 @@ func (s *Store) add(key, dir string, result Result) error {
 	s.mu.Unlock()
 	err := s.drop(stale)
 	renameErr := os.Rename(dir, s.path("functions", key))
+	failpoint.Here("compile cache: in place")
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if renameErr != nil {

@@ -18,6 +18,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"sanfran.dev/internal/failpoint"
 )
 
 // containerInterface is the name of the interface inside a namespace.
@@ -71,6 +73,7 @@ func (n *Network) Create(ctx context.Context, id string) (_ *Namespace, err erro
 	}
 	file.Close()
 	n.remember(ns)
+	failpoint.Here("network: file made")
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, ns.Close(context.WithoutCancel(ctx)))
@@ -124,12 +127,13 @@ func (n *Network) remember(ns *Namespace) {
 // quickly as one. So the port is removed by hand only if it stays.
 func (n *Network) remove(ctx context.Context, id string) error {
 	path := filepath.Join(n.config.Dir, id)
-	if err := unmountAll(path); err != nil {
+	if err := failpoint.After("network: namespace unmounted", unmountAll(path)); err != nil {
 		return fmt.Errorf("remove network namespace %s: %w", id, err)
 	}
 	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("remove network namespace %s: %w", id, err)
 	}
+	failpoint.Here("network: file removed")
 	gone, err := n.awaitNoPort(ctx, portName(id))
 	if err == nil && !gone {
 		err = n.removePort(portName(id))
@@ -190,7 +194,7 @@ func inNewNamespace(path string, configure func() error) error {
 		if err := configure(); err != nil {
 			return err
 		}
-		if err := unix.Mount("/proc/thread-self/ns/net", path, "", unix.MS_BIND, ""); err != nil {
+		if err := failpoint.After("network: namespace mounted", unix.Mount("/proc/thread-self/ns/net", path, "", unix.MS_BIND, "")); err != nil {
 			return fmt.Errorf("mount it on %s: %w", path, err)
 		}
 		return nil
@@ -243,7 +247,7 @@ func (n *Network) configureInside(ns *Namespace) error {
 	attrs.Name, attrs.MTU = containerInterface, n.config.MTU
 	// The host's end is made first and without a bridge: nothing flows yet.
 	pair := &netlink.Veth{LinkAttrs: attrs, PeerName: portName(ns.ID), PeerMTU: uint32(n.config.MTU), PeerNamespace: netlink.NsFd(int(n.host.Fd()))}
-	if err := links.LinkAdd(pair); err != nil {
+	if err := failpoint.After("network: pair made", links.LinkAdd(pair)); err != nil {
 		return fmt.Errorf("make interface pair %s–%s: %w", containerInterface, portName(ns.ID), err)
 	}
 	inner, err := links.LinkByName(containerInterface)
@@ -274,10 +278,10 @@ func (n *Network) plugIn(ns *Namespace) error {
 		return err
 	}
 	// The alias first: from here on a restarted agent knows whose port it is.
-	if err := n.links.LinkSetAlias(port, aliasOf(ns.ID, ns.Addr)); err != nil {
+	if err := failpoint.After("network: port named", n.links.LinkSetAlias(port, aliasOf(ns.ID, ns.Addr))); err != nil {
 		return fmt.Errorf("alias: %w", err)
 	}
-	if err := n.links.LinkSetMasterByIndex(port, bridge.Attrs().Index); err != nil {
+	if err := failpoint.After("network: port joined", n.links.LinkSetMasterByIndex(port, bridge.Attrs().Index)); err != nil {
 		return fmt.Errorf("join: %w", err)
 	}
 	// The port is still down, so it is isolated before it carries anything.

@@ -13,6 +13,8 @@ import (
 	"sync"
 
 	"github.com/vishvananda/netlink"
+
+	"sanfran.dev/internal/failpoint"
 )
 
 // Defaults of Config.
@@ -156,7 +158,7 @@ func Open(ctx context.Context, config Config) (_ *Network, err error) {
 	if n.links, err = netlink.NewHandle(); err != nil {
 		return nil, fmt.Errorf("netlink: %w", err)
 	}
-	if err := installRules(config); err != nil {
+	if err := failpoint.After("network: rules installed", installRules(config)); err != nil {
 		return nil, err
 	}
 	if n.config.MTU == 0 {
@@ -164,7 +166,7 @@ func Open(ctx context.Context, config Config) (_ *Network, err error) {
 			return nil, err
 		}
 	}
-	if err := n.ensureBridge(); err != nil {
+	if err := failpoint.After("network: bridge made", n.ensureBridge()); err != nil {
 		return nil, err
 	}
 	if err := writeSysctl("net/ipv4/ip_forward", "1"); err != nil {

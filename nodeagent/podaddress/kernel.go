@@ -12,6 +12,8 @@ import (
 	"github.com/cilium/ebpf/link"
 	"github.com/cilium/ebpf/rlimit"
 	"golang.org/x/sys/unix"
+
+	"sanfran.dev/internal/failpoint"
 )
 
 // netnsPath is the network namespace of the calling thread, which is the node's.
@@ -87,12 +89,14 @@ func open(ctx context.Context, config Config) (_ *Owner, err error) {
 	if err := putSocket(k.sockets, agentKey, config.Listener); err != nil {
 		return nil, fmt.Errorf("lead function pods' addresses %v to the agent's listener: %w", config.CIDR, err)
 	}
+	failpoint.Here("pod addresses: maps pinned")
 	if k.program, err = ebpf.NewProgram(lookupProgram(config.CIDR, k.assigned, k.sockets)); err != nil {
 		return nil, fmt.Errorf("load sk_lookup program (needs Linux 5.9 and CAP_BPF, CAP_NET_ADMIN): %w", err)
 	}
 	if k.link, err = attach(config.PinDir, k.program); err != nil {
 		return nil, err
 	}
+	failpoint.Here("pod addresses: program attached")
 	owner := &Owner{cidr: config.CIDR, pinDir: config.PinDir, kernel: k}
 	if err := owner.removeForeign(); err != nil {
 		return nil, err
