@@ -18,3 +18,6 @@ func (r *Runc) HostIDsInUse() int {
 	defer r.hostIDs.mu.Unlock()
 	return len(r.hostIDs.used)
 }
+
+// CollectOrphans is what every start and every Destroy does.
+func CollectOrphans() { _ = collectOrphans(0) }

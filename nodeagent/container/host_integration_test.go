@@ -159,15 +159,31 @@ func (h *host) left() []string {
 	for _, id := range ids {
 		left = append(left, "cgroup "+id)
 	}
-	tasks, _ := filepath.Glob("/proc/self/task/*/children")
-	for _, task := range tasks {
-		children, _ := os.ReadFile(task)
-		for pid := range strings.FieldsSeq(string(children)) {
-			comm, _ := os.ReadFile("/proc/" + pid + "/comm")
-			left = append(left, "child process "+pid+" "+strings.TrimSpace(string(comm)))
+	return append(left, childProcesses()...)
+}
+
+// childProcesses lists them. crun's helper may be about to end when its container
+// is gone already, and is collected with the next start then, or here.
+func childProcesses() []string {
+	for end := time.Now().Add(2 * time.Second); ; time.Sleep(time.Millisecond) {
+		container.CollectOrphans()
+		var left []string
+		helpers := 0
+		tasks, _ := filepath.Glob("/proc/self/task/*/children")
+		for _, task := range tasks {
+			children, _ := os.ReadFile(task)
+			for pid := range strings.FieldsSeq(string(children)) {
+				comm, _ := os.ReadFile("/proc/" + pid + "/comm")
+				left = append(left, "child process "+pid+" "+strings.TrimSpace(string(comm)))
+				if string(comm) == "crun\n" {
+					helpers++
+				}
+			}
+		}
+		if helpers < len(left) || helpers == 0 || time.Now().After(end) {
+			return left
 		}
 	}
-	return left
 }
 
 func node(script string) []string { return []string{"/usr/local/bin/node", "-e", script} }
