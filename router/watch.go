@@ -8,7 +8,6 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"os"
-	"path/filepath"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -175,17 +174,13 @@ func writeFile(name string, table *routesv1.WatchResponse) error {
 	if err != nil {
 		return fmt.Errorf("encode the route table: %w", err)
 	}
-	tmp, err := os.CreateTemp(filepath.Dir(name), filepath.Base(name)+".*")
-	if err != nil {
-		return fmt.Errorf("keep the route table: %w", err)
+	// Always of the same name: what a killed process has left is written over.
+	partial := name + ".partial"
+	if err := os.WriteFile(partial, data, 0o600); err != nil {
+		return fmt.Errorf("keep the route table: %w", errors.Join(err, os.Remove(partial)))
 	}
-	defer os.Remove(tmp.Name())
-	_, err = tmp.Write(data)
-	if err = errors.Join(err, tmp.Close()); err != nil {
-		return fmt.Errorf("keep the route table: %w", err)
-	}
-	if err := os.Rename(tmp.Name(), name); err != nil {
-		return fmt.Errorf("keep the route table: %w", err)
+	if err := os.Rename(partial, name); err != nil {
+		return fmt.Errorf("keep the route table: %w", errors.Join(err, os.Remove(partial)))
 	}
 	return nil
 }
