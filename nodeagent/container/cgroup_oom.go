@@ -19,9 +19,11 @@ type oom struct {
 
 // oom reads it; the zero value is that of a container whose group is gone.
 //
-// Cgroup v1 counts no moments of want as v2 does, but how often the limit kept
+// Cgroup v1 counts no moments of want as v2 does, but how often a limit kept
 // something from being taken at once, which dropping cached files may have
-// cured. A container that once was full of those and is later killed because
+// cured. Where memory and swap are counted together, their limit is asked first
+// (try_charge_memcg in the kernel's mm/memcontrol.c), and the other's count stands
+// still. A container that once was full of those and is later killed because
 // of the group around counts as one at its own limit.
 func (g *Cgroups) oom(id string) oom {
 	dir := g.folder("memory", filepath.Join(g.parent, id))
@@ -29,9 +31,13 @@ func (g *Cgroups) oom(id string) oom {
 		events := readCounters(filepath.Join(dir, "memory.events"))
 		return oom{kills: events["oom_kill"], own: events["oom"] > 0}
 	}
-	failed, _ := os.ReadFile(filepath.Join(dir, "memory.failcnt"))
-	n, _ := strconv.Atoi(strings.TrimSpace(string(failed)))
-	return oom{kills: readCounters(filepath.Join(dir, "memory.oom_control"))["oom_kill"], own: n > 0}
+	o := oom{kills: readCounters(filepath.Join(dir, "memory.oom_control"))["oom_kill"]}
+	for _, file := range []string{"memory.failcnt", "memory.memsw.failcnt"} {
+		failed, _ := os.ReadFile(filepath.Join(dir, file)) // the second is not everywhere
+		n, _ := strconv.Atoi(strings.TrimSpace(string(failed)))
+		o.own = o.own || n > 0
+	}
+	return o
 }
 
 // readCounters reads a file of names and numbers, which is empty once its group

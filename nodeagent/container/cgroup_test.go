@@ -88,13 +88,14 @@ func TestReadOOM(t *testing.T) {
 		files map[string]string
 		want  oom
 	}{
-		"v1, at its own limit":    {false, map[string]string{"memory.oom_control": "oom_kill_disable 0\nunder_oom 0\noom_kill 2\n", "memory.failcnt": "14\n"}, oom{kills: 2, own: true}},
-		"v1, at the limit around": {false, map[string]string{"memory.oom_control": "oom_kill_disable 0\nunder_oom 0\noom_kill 1\n", "memory.failcnt": "0\n"}, oom{kills: 1}},
-		"v1, nothing":             {false, map[string]string{"memory.oom_control": "oom_kill_disable 0\nunder_oom 0\noom_kill 0\n", "memory.failcnt": "3\n"}, oom{own: true}},
-		"v2, at its own limit":    {true, map[string]string{"memory.events": "low 0\nhigh 0\nmax 7\noom 3\noom_kill 1\noom_group_kill 0\n"}, oom{kills: 1, own: true}},
-		"v2, at the limit around": {true, map[string]string{"memory.events": "low 0\nhigh 0\nmax 7\noom 0\noom_kill 1\noom_group_kill 0\n"}, oom{kills: 1}},
-		"v2, gone":                {true, nil, oom{}},
-		"v1, of an unknown kind":  {false, map[string]string{"memory.oom_control": "oom_kill x\n"}, oom{}},
+		"v1, at its own limit":                    {false, map[string]string{"memory.oom_control": "oom_kill_disable 0\nunder_oom 0\noom_kill 2\n", "memory.failcnt": "14\n"}, oom{kills: 2, own: true}},
+		"v1, at the limit around":                 {false, map[string]string{"memory.oom_control": "oom_kill_disable 0\nunder_oom 0\noom_kill 1\n", "memory.failcnt": "0\n"}, oom{kills: 1}},
+		"v1, at its own limit of memory and swap": {false, map[string]string{"memory.oom_control": "oom_kill_disable 0\nunder_oom 0\noom_kill 1\n", "memory.failcnt": "0\n", "memory.memsw.failcnt": "9\n"}, oom{kills: 1, own: true}},
+		"v1, nothing":                             {false, map[string]string{"memory.oom_control": "oom_kill_disable 0\nunder_oom 0\noom_kill 0\n", "memory.failcnt": "3\n"}, oom{own: true}},
+		"v2, at its own limit":                    {true, map[string]string{"memory.events": "low 0\nhigh 0\nmax 7\noom 3\noom_kill 1\noom_group_kill 0\n"}, oom{kills: 1, own: true}},
+		"v2, at the limit around":                 {true, map[string]string{"memory.events": "low 0\nhigh 0\nmax 7\noom 0\noom_kill 1\noom_group_kill 0\n"}, oom{kills: 1}},
+		"v2, gone":                                {true, nil, oom{}},
+		"v1, of an unknown kind":                  {false, map[string]string{"memory.oom_control": "oom_kill x\n"}, oom{}},
 	} {
 		g := &Cgroups{v2: c.v2, mounts: map[string]string{"": t.TempDir(), "memory": t.TempDir()}, parent: "/functions"}
 		dir := g.folder("memory", "/functions/a1")
