@@ -86,7 +86,7 @@ func (e *runcExec) start(ctx context.Context, p Program) (_ Process, err error) 
 	if err != nil {
 		return nil, err
 	}
-	process, err := openInit(pid)
+	process, err := e.openInit(pid)
 	if err != nil {
 		return nil, err
 	}
@@ -165,13 +165,18 @@ func (e *runcExec) run(ctx context.Context, p Program) error {
 	return fmt.Errorf("%w %.300s", err, said.String())
 }
 
+// openInit opens the program's process, which the OCI runtime has left.
+func (e *runcExec) openInit(pid int) (*initProcess, error) {
+	return openInit(pid, e.container.hostID+UserID, e.container.runtime.parent)
+}
+
 // abandon ends a program whose start was reported as failed, if there is one.
 func (e *runcExec) abandon() {
 	pid, err := readPidFile(e.pidFile())
 	if err != nil {
 		return
 	}
-	if process, err := openInit(pid); err == nil {
+	if process, err := e.openInit(pid); err == nil {
 		started := newRuncProcess(process)
 		_ = started.Kill()
 		<-started.exited

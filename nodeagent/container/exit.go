@@ -15,25 +15,59 @@ import (
 type initProcess struct {
 	pid int
 	// fd is a pidfd, watched by Go's poller: waiting costs a goroutine and no
-	// thread.
+	// thread. It is nil if the process had ended before it could be opened.
 	fd *os.File
+	// parent knows how it ended.
+	parent Parent
 
 	mu    sync.Mutex // so that nothing is sent through a pidfd given back
 	ended bool
 }
 
-// openInit opens the process with this pid. It must be a child of the agent,
-// alive or a zombie: only then is the pid not somebody else's by now.
-func openInit(pid int) (*initProcess, error) {
+// openInit opens the process with this pid, a child of parent. If that is the
+// agent itself, the process is alive or a zombie, and the pid is its own. Another
+// parent may have waited for it: then the pid may be somebody else's by now, and
+// the process is the container's only if it runs as uid, which no process of
+// another container alive has.
+func openInit(pid int, uid uint32, parent Parent) (*initProcess, error) {
+	gone := &initProcess{pid: pid, parent: parent, ended: true}
+	_, own := parent.(ownChildren)
 	fd, err := unix.PidfdOpen(pid, unix.PIDFD_NONBLOCK)
+	if errors.Is(err, unix.ESRCH) && !own {
+		return gone, nil
+	}
 	if err != nil {
 		return nil, fmt.Errorf("open the container's first process, by the OCI runtime's pid file %d: %w", pid, err)
 	}
 	var ended unix.Siginfo
-	if err := unix.Waitid(unix.P_PIDFD, fd, &ended, unix.WEXITED|unix.WNOHANG|unix.WNOWAIT, nil); err != nil {
-		return nil, errors.Join(fmt.Errorf("process %d, by the OCI runtime's pid file the container's first, is no child of the agent: %w", pid, err), unix.Close(fd))
+	if own {
+		if err := unix.Waitid(unix.P_PIDFD, fd, &ended, unix.WEXITED|unix.WNOHANG|unix.WNOWAIT, nil); err != nil {
+			return nil, errors.Join(fmt.Errorf("process %d, by the OCI runtime's pid file the container's first, is no child of the agent: %w", pid, err), unix.Close(fd))
+		}
 	}
-	return &initProcess{pid: pid, fd: os.NewFile(uintptr(fd), fmt.Sprintf("pidfd:%d", pid))}, nil
+	// It is looked at by its pid: what is seen is the opened process only if that
+	// still lives afterwards.
+	if !own && (!runsAs(pid, uid) || hasEnded(fd)) {
+		return gone, unix.Close(fd)
+	}
+	return &initProcess{pid: pid, fd: os.NewFile(uintptr(fd), fmt.Sprintf("pidfd:%d", pid)), parent: parent}, nil
+}
+
+// runsAs reports whether a process has the real user id.
+func runsAs(pid int, uid uint32) bool {
+	user, err := child{pid: pid}.user()
+	return err == nil && user == uid
+}
+
+// hasEnded reports whether the process of a pidfd has.
+func hasEnded(pidfd int) bool {
+	look := []unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}
+	for {
+		n, err := unix.Poll(look, 0)
+		if !errors.Is(err, unix.EINTR) {
+			return n > 0
+		}
+	}
 }
 
 // signal sends a signal; it is no error if the process has ended.
@@ -63,36 +97,49 @@ func (p *initProcess) close() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.ended = true
-	_ = p.fd.Close()
+	if p.fd != nil {
+		_ = p.fd.Close()
+	}
 }
 
-// wait returns once the process has ended, reaped, and closes its pidfd. It is
+// wait returns once the process has ended, with how, and closes its pidfd. It is
 // called exactly once.
 func (p *initProcess) wait() (ExitStatus, error) {
 	defer p.close()
-	conn, err := p.fd.SyscallConn()
-	if err != nil {
-		return ExitStatus{Code: 255}, err
-	}
-	var status unix.WaitStatus
-	var waitErr error
-	err = conn.Read(func(uintptr) bool {
-		var pid int
-		for {
-			pid, waitErr = unix.Wait4(p.pid, &status, unix.WNOHANG, nil)
-			if waitErr != unix.EINTR {
-				break
-			}
+	unknown := ExitStatus{Code: 255}
+	if p.fd != nil {
+		conn, err := p.fd.SyscallConn()
+		if err == nil {
+			err = conn.Read(func(fd uintptr) bool { return hasEnded(int(fd)) })
 		}
-		return waitErr != nil || pid == p.pid
-	})
-	if err = errors.Join(err, waitErr); err != nil {
-		return ExitStatus{Code: 255}, fmt.Errorf("wait for process %d: %w", p.pid, err)
+		if err != nil {
+			return unknown, fmt.Errorf("wait for process %d: %w", p.pid, err)
+		}
+	}
+	status, err := p.parent.ExitStatus(p.pid)
+	if err != nil {
+		return unknown, err
 	}
 	if status.Signaled() {
 		return ExitStatus{Code: 128 + int(status.Signal()), Signal: status.Signal()}, nil
 	}
 	return ExitStatus{Code: status.ExitStatus()}, nil
+}
+
+// ownChildren is the Parent that the agent's process is itself.
+type ownChildren struct{}
+
+// ExitStatus implements Parent. It reaps the process.
+func (ownChildren) ExitStatus(pid int) (status unix.WaitStatus, err error) {
+	for {
+		if _, err = unix.Wait4(pid, &status, 0, nil); !errors.Is(err, unix.EINTR) {
+			break
+		}
+	}
+	if err != nil {
+		return 0, fmt.Errorf("wait for process %d: %w", pid, err)
+	}
+	return status, nil
 }
 
 // becomeSubreaper makes the agent the parent of processes whose parent has

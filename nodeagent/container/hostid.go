@@ -39,6 +39,22 @@ func (h *hostIDs) take() (uint32, error) {
 	return firstHostID + n*idRange, nil
 }
 
+// claim takes the range that begins with id, which a container of an earlier
+// process has.
+func (h *hostIDs) claim(id uint32) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	n := (id - firstHostID) / idRange
+	if id < firstHostID || (id-firstHostID)%idRange != 0 || n >= hostRanges || h.used[n] {
+		return fmt.Errorf("the range of user ids from %d: %w: it is none of containers', or in use", id, ErrInvalid)
+	}
+	if h.used == nil {
+		h.used = map[uint32]bool{}
+	}
+	h.used[n] = true
+	return nil
+}
+
 func (h *hostIDs) give(id uint32) {
 	h.mu.Lock()
 	defer h.mu.Unlock()

@@ -40,6 +40,9 @@ func (c *runcContainer) SetHostname(ctx context.Context, name string) error {
 // setHostname sets the name in the process's UTS namespace, which one thread of
 // the agent joins for that moment.
 func (p *initProcess) setHostname(name string) error {
+	if p.fd == nil {
+		return ErrGone
+	}
 	own, err := unix.Open("/proc/thread-self/ns/uts", unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return fmt.Errorf("the agent's UTS namespace: %w", err)

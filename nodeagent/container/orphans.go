@@ -17,7 +17,9 @@ import (
 
 // An OCI runtime that ends leaves its children to the agent: crun a helper with
 // every container, any runtime whatever a failed start had begun. Nobody else
-// waits for them, and they would stay zombies as long as the agent lives.
+// waits for them, and they would stay zombies as long as the agent lives. Where the
+// agent has a supervisor they become that one's, which waits for what ends, and
+// what does not end the agent kills there.
 //
 // A child that somebody in the agent has started, and waits for, is of the
 // agent's session. So is the runtime itself. What the runtime started is of its
@@ -42,7 +44,7 @@ func collectOrphans(runtime int) error {
 	if err != nil {
 		return fmt.Errorf("look for children that have ended: %w", err)
 	}
-	own, children, err := readChildren()
+	own, children, err := readChildren(os.Getpid())
 	if err != nil {
 		return err
 	}
@@ -66,7 +68,7 @@ func (r *Runc) endOrphans(ctx context.Context, runtime int, hostID uint32) error
 		_ = unix.Kill(-runtime, unix.SIGKILL) // ESRCH: none is left
 	}
 	for {
-		own, children, err := readChildren()
+		own, children, err := readChildren(r.parentPID())
 		if err != nil {
 			return err
 		}
@@ -157,14 +159,22 @@ func (c child) collect() (gone bool, err error) {
 	return err != nil || pid == c.pid, nil
 }
 
-// readChildren returns the agent's children, and its session.
-func readChildren() (session int, children []child, err error) {
+// parentPID is the process whose children a runtime's become when it ends.
+func (r *Runc) parentPID() int {
+	if _, own := r.parent.(ownChildren); own {
+		return os.Getpid()
+	}
+	return os.Getppid()
+}
+
+// readChildren returns a process's children, and the agent's session.
+func readChildren(parent int) (session int, children []child, err error) {
 	if session, err = unix.Getsid(0); err != nil {
 		return 0, nil, fmt.Errorf("the agent's session: %w", err)
 	}
-	lists, err := filepath.Glob("/proc/self/task/*/children")
+	lists, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", parent))
 	if err != nil || len(lists) == 0 {
-		return 0, nil, fmt.Errorf("list the agent's children: /proc/self/task/*/children: %w (was Linux built without CONFIG_PROC_CHILDREN?)", errors.Join(err, os.ErrNotExist))
+		return 0, nil, fmt.Errorf("list the agent's children: /proc/*/task/*/children: %w (was Linux built without CONFIG_PROC_CHILDREN?)", errors.Join(err, os.ErrNotExist))
 	}
 	for _, list := range lists {
 		pids, err := readPids(list)

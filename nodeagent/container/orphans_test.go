@@ -46,7 +46,7 @@ func TestCollectOrphansTakesNobodysChild(t *testing.T) {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	_, children, err := readChildren()
+	_, children, err := readChildren(os.Getpid())
 	if err != nil || len(children) != 1 || children[0].pid != cmd.Process.Pid {
 		t.Errorf("children: %+v, %v; want %d", children, err, cmd.Process.Pid)
 	}

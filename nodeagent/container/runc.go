@@ -37,6 +37,10 @@ type RuncOptions struct {
 	PidsLimit int64
 	// StartTimeout is how long the OCI runtime may take; 0 for 20 seconds.
 	StartTimeout time.Duration
+	// Parent is the parent of the containers' first processes, which must be a
+	// subreaper (see prctl(2)) above the agent's process, and wait for them; nil:
+	// the agent's process becomes one itself.
+	Parent Parent
 	// Logger gets what no caller can be told; nil for slog.Default().
 	Logger *slog.Logger
 }
@@ -45,8 +49,9 @@ type RuncOptions struct {
 // with runc's command line. Make it with NewRunc, then call Sweep once before
 // the first Start. It needs root.
 //
-// It makes the agent's process a subreaper (see prctl(2)): nothing else in the
-// process may wait for arbitrary children, nor another Runc work in it.
+// Without RuncOptions.Parent it makes the agent's process a subreaper (see
+// prctl(2)): nothing else in the process may wait for arbitrary children then, nor
+// another Runc work in it.
 type Runc struct {
 	opts        RuncOptions
 	binary      string
@@ -56,6 +61,7 @@ type Runc struct {
 	sysctl      map[string]string
 	openFiles   uint64
 	hostIDs     hostIDs
+	parent      Parent
 	logger      *slog.Logger
 
 	mu   sync.Mutex
@@ -87,7 +93,7 @@ func NewRunc(opts RuncOptions) (_ *Runc, err error) {
 	if opts.Logger == nil {
 		opts.Logger = slog.Default()
 	}
-	r := &Runc{opts: opts, logger: opts.Logger, live: map[string]bool{}}
+	r := &Runc{opts: opts, logger: opts.Logger, parent: opts.Parent, live: map[string]bool{}}
 	if r.binary, err = exec.LookPath(opts.Binary); err != nil {
 		return nil, fmt.Errorf("the OCI runtime: %w (install runc, or name one)", err)
 	}
@@ -104,15 +110,20 @@ func NewRunc(opts RuncOptions) (_ *Runc, err error) {
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &files); err != nil {
 		return nil, fmt.Errorf("limit of open files: %w", err)
 	}
-	r.openFiles = min(files.Max, 1<<16)          // more than the agent's own would need CAP_SYS_RESOURCE
-	if _, _, err := readChildren(); err != nil { // nothing could be destroyed without
+	r.openFiles = min(files.Max, 1<<16) // more than the agent's own would need CAP_SYS_RESOURCE
+	if r.parent == nil {
+		r.parent = ownChildren{}
+	}
+	if _, _, err := readChildren(r.parentPID()); err != nil { // nothing could be destroyed without
 		return nil, err
 	}
 	if err := r.prepareWorkDir(); err != nil {
 		return nil, err
 	}
-	if err := becomeSubreaper(); err != nil {
-		return nil, errors.Join(err, r.lock.Close())
+	if opts.Parent == nil {
+		if err := becomeSubreaper(); err != nil {
+			return nil, errors.Join(err, r.lock.Close())
+		}
 	}
 	return r, nil
 }

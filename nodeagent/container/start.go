@@ -72,7 +72,7 @@ func (r *Runc) Start(ctx context.Context, cfg Config) (_ Container, err error) {
 	if err != nil {
 		return nil, err
 	}
-	process, err := openInit(pid)
+	process, err := openInit(pid, hostID+UserID, r.parent)
 	if err != nil {
 		return nil, err
 	}

@@ -192,6 +192,15 @@ func (p *Pool[T]) Done(item T) error {
 	return p.slots.done(item)
 }
 
+// Adopt takes in an item that an earlier pool has started: one that is leased, and
+// stays its owner's, or a warm one. The target grows to what is adopted. It comes
+// before the first Acquire.
+func (p *Pool[T]) Adopt(item T, leased bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.slots.adopt(item, leased)
+}
+
 // Lost says that an item has died by itself. If it was warm the pool destroys
 // and replaces it; if it is leased that is its owner's to do. It may be called
 // at any time, also before the item's start has returned, and for an item that

@@ -175,6 +175,18 @@ func (s *slots[T]) giveBack(item T, alive bool) (to *waiter[T], surplus bool) {
 	return s.offer(item, alive)
 }
 
+// adopt takes in an item that was started elsewhere: one that is leased already,
+// or one to be leased.
+func (s *slots[T]) adopt(item T, isLeased bool) {
+	if isLeased {
+		s.owned[item] = leased
+		return
+	}
+	s.target = max(s.target, len(s.ready)+1)
+	s.owned[item] = warm
+	s.ready = append(s.ready, item)
+}
+
 // errNotLeased is returned for an item that is not its caller's.
 var errNotLeased = errors.New("not leased from this pool")
 
