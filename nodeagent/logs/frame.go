@@ -46,6 +46,8 @@ type decoder struct {
 	id     string
 	left   int // of the frame's payload
 	broken bool
+	// seeking: the bytes do not begin with a frame; see seek.
+	seeking *seeker
 }
 
 // feed calls piece for each part of a payload in p, with the request's id.
@@ -60,6 +62,8 @@ func (d *decoder) feed(p []byte, piece func(from origin, id string, data []byte)
 			piece(d.from, d.id, p[:n])
 			d.left -= n
 			p = p[n:]
+		case d.seeking != nil:
+			p = d.seek(p, piece)
 		default:
 			p = d.begin(p)
 			if d.broken {
@@ -92,11 +96,16 @@ func (d *decoder) begin(p []byte) []byte {
 	if len(d.head) < frameHeader+int(d.head[2]) {
 		return p
 	}
+	d.take()
+	return p
+}
+
+// take begins the payload of the frame whose head is complete.
+func (d *decoder) take() {
 	d.from = origin{stream: Stream(d.head[1]), request: binary.LittleEndian.Uint32(d.head[4:])}
 	d.id = cleanID(d.head[frameHeader:])
-	d.left = int(length)
+	d.left = int(binary.LittleEndian.Uint32(d.head[8:]))
 	d.head = d.head[:0]
-	return p
 }
 
 // cleanID makes an id fit to stand in a record: a single word.

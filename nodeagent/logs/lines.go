@@ -73,6 +73,10 @@ func NewLines(copy func([]byte), report func(string)) *Lines {
 	return &Lines{copy: copy, report: report, now: time.Now, waiting: map[origin]*unfinished{}}
 }
 
+// Join says that what will come by the pipe of frames may begin in the middle of
+// one: another process has read what came before. It comes before Framed.
+func (l *Lines) Join() { l.decoder.seeking = &seeker{} }
+
 // begin forgets what came so far and leads what comes into a log.
 func (l *Lines) begin(to sink) {
 	l.to, l.order, l.size, l.records = to, nil, 0, nil

@@ -80,7 +80,13 @@ const receive = (function receive(message) {
     activate(message)
   } else if (message.type === 'drain' && (state === 'ready' || state === 'loading')) {
     state = 'draining'
-    apply(then, server.drain(message.graceMs), [() => control.send({ type: 'drained', sigterm: hearsTerm() })])
+    apply(then, server.drain(message.graceMs), [() => {
+      hasDrained = true
+      control.send({ type: 'drained', sigterm: hearsTerm() })
+    }])
+  } else if (message.type === 'drain' && state === 'draining' && hasDrained) {
+    // The agent's process that asked first has died, perhaps before it had the answer.
+    control.send({ type: 'drained', sigterm: hearsTerm() })
   } else if (message.type === 'ping' && state !== 'warm') {
     debugged = isDebugged()
     server.report()
@@ -101,6 +107,8 @@ const receive = (function receive(message) {
     exit(1)
   }
 })
+
+let hasDrained = false
 
 // A function that is being debugged may stand still for as long as it likes.
 let debugged = false

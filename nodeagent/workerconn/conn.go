@@ -10,6 +10,7 @@ import (
 	"net"
 	"os"
 	"sync"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -40,6 +41,10 @@ type Conn struct {
 	done    chan struct{}
 
 	writing sync.Mutex
+
+	// adopted says that another process has begun the conversation; torn, until
+	// the first line, that it may have read half of that.
+	adopted, torn bool
 
 	mu     sync.Mutex
 	state  state
@@ -98,13 +103,26 @@ func Pair(onActivity func(Activity)) (*Conn, *os.File, error) {
 // called, from one goroutine and in order, for every activity report; it must
 // not block. It may be nil.
 func New(sock net.Conn, onActivity func(Activity)) *Conn {
-	c := &Conn{
+	c := newConn(sock, onActivity)
+	go c.read()
+	return c
+}
+
+func newConn(sock net.Conn, onActivity func(Activity)) *Conn {
+	return &Conn{
 		sock: sock, onActivity: onActivity,
 		warm: make(chan struct{}), loaded: make(chan struct{}),
 		drained: make(chan struct{}), done: make(chan struct{}), heard: time.Now(),
 	}
-	go c.read()
-	return c
+}
+
+// SyscallConn is the socket, for whoever keeps a duplicate of it.
+func (c *Conn) SyscallConn() (syscall.RawConn, error) {
+	sock, ok := c.sock.(syscall.Conn)
+	if !ok {
+		return nil, fmt.Errorf("workerconn: %T has no descriptor", c.sock)
+	}
+	return sock.SyscallConn()
 }
 
 // Close ends the connection and waits until nothing of it runs.
@@ -331,6 +349,11 @@ func (c *Conn) read() {
 			return
 		}
 		m, err := parse(lines.Bytes())
+		torn := c.torn
+		c.torn = false
+		if err != nil && torn {
+			continue
+		}
 		if err == nil {
 			err = c.receive(m)
 		}
@@ -379,6 +402,7 @@ func (c *Conn) receive(m message) error {
 			c.onActivity(last)
 		}
 		return nil
+	case c.belated(m):
 	default:
 		state := c.state
 		c.mu.Unlock()

@@ -163,6 +163,9 @@ test('draining finishes what runs, refuses gateways with the nonce and never clo
   assert.deepEqual([(await waiting).text, (await waitingDirect).text], ['waited', 'waited'])
   await container.receive('drained')
   assert.match(await get(gateway, '/'), /421 /)
+  const from = container.messages.length
+  container.send({ type: 'drain', graceMs: 10_000 }) // of an agent that took over and knows of no answer
+  await container.receive('drained', { from })
   assert.equal(gateway.readyState, 'open')
   gateway.destroy()
   direct.destroy()
