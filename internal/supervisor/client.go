@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"strings"
 	"sync"
 	"syscall"
 
@@ -88,9 +89,9 @@ type Kept struct {
 // Close closes the files.
 func (k Kept) Close() { closeFiles(k.Files) }
 
-// Kept returns everything that is kept, in the order of names. After an error
-// nothing is left open.
-func (c *Client) Kept() (all []Kept, err error) {
+// Kept returns everything that is kept under names with a prefix, in their order.
+// After an error nothing is left open.
+func (c *Client) Kept(prefix string) (all []Kept, err error) {
 	defer func() {
 		if err != nil {
 			for _, k := range all {
@@ -99,18 +100,46 @@ func (c *Client) Kept() (all []Kept, err error) {
 			all = nil
 		}
 	}()
-	for more, after := true, ""; more; {
-		r, files, err := c.ask(request{Op: opNext, Name: after})
-		if err != nil {
+	for more, after := true, prefix; more; {
+		var batch []Kept
+		if batch, more, err = c.entries(request{Op: opNext, Name: after}); err != nil {
 			return all, fmt.Errorf("ask the supervisor for what is kept: %w", err)
 		}
-		for _, h := range r.Entries {
-			all = append(all, Kept{Name: h.Name, PID: h.PID, Data: h.Data, Files: files[:h.Files:h.Files]})
-			files, after = files[h.Files:], h.Name
+		for _, k := range batch {
+			after = k.Name
+			if !strings.HasPrefix(k.Name, prefix) {
+				k.Close()
+				more = false // names with the prefix follow each other
+				continue
+			}
+			all = append(all, k)
 		}
-		more = r.More
 	}
 	return all, nil
+}
+
+// Get returns what is kept under a name; false: nothing is.
+func (c *Client) Get(name string) (Kept, bool, error) {
+	found, _, err := c.entries(request{Op: opGet, Name: name})
+	if err != nil {
+		return Kept{}, false, fmt.Errorf("ask the supervisor for %s: %w", name, err)
+	}
+	if len(found) == 0 {
+		return Kept{}, false, nil
+	}
+	return found[0], true, nil
+}
+
+func (c *Client) entries(r request) (all []Kept, more bool, err error) {
+	answer, files, err := c.ask(r)
+	if err != nil {
+		return nil, false, err
+	}
+	for _, h := range answer.Entries {
+		all = append(all, Kept{Name: h.Name, PID: h.PID, Data: h.Data, Files: files[:h.Files:h.Files]})
+		files = files[h.Files:]
+	}
+	return all, answer.More, nil
 }
 
 // ExitStatus is how a process has ended that is not this one's own child: it must
@@ -127,18 +156,22 @@ func (c *Client) ExitStatus(pid int) (unix.WaitStatus, error) {
 	return unix.WaitStatus(r.Status), nil
 }
 
-// Listener returns the listening socket kept under name, or opens one and puts it
-// there. kept is what Kept returned; the socket is taken out of it.
-func (c *Client) Listener(kept []Kept, name string, open func() (net.Listener, error)) (net.Listener, error) {
-	for i := range kept {
-		if kept[i].Name != name || len(kept[i].Files) != 1 {
-			continue
-		}
-		file := os.NewFile(uintptr(kept[i].Files[0]), name)
-		kept[i].Files = nil
-		l, err := net.FileListener(file) // a duplicate
-		return l, errors.Join(err, file.Close())
+// Listener returns the listening socket kept under a name, or opens one and puts
+// it there.
+func (c *Client) Listener(name string, open func() (net.Listener, error)) (net.Listener, error) {
+	kept, found, err := c.Get(name)
+	if err != nil {
+		return nil, err
 	}
+	if found && len(kept.Files) == 1 {
+		file := os.NewFile(uintptr(kept.Files[0]), name)
+		l, err := net.FileListener(file) // a duplicate
+		if err = errors.Join(err, file.Close()); err != nil {
+			return nil, fmt.Errorf("go on listening at %s: %w", name, err)
+		}
+		return l, nil
+	}
+	kept.Close()
 	l, err := open()
 	if err != nil {
 		return nil, err

@@ -15,7 +15,7 @@ import (
 
 // converse returns a client whose supervisor has no charge: it is in this process
 // and only listens.
-func converse(t *testing.T) (*Client, *supervisor) {
+func converse(t *testing.T) *Client {
 	t.Helper()
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -43,17 +43,17 @@ func converse(t *testing.T) (*Client, *supervisor) {
 		closeFiles(fds[:1])
 		s.store.clear()
 	})
-	return c, s
+	return c
 }
 
 func TestListenersGoOnQueueing(t *testing.T) {
-	c, _ := converse(t)
+	c := converse(t)
 	opens := 0
 	open := func() (net.Listener, error) {
 		opens++
 		return net.Listen("tcp4", "127.0.0.1:0")
 	}
-	l, err := c.Listener(nil, "data", open)
+	l, err := c.Listener("data", open)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -64,11 +64,7 @@ func TestListenersGoOnQueueing(t *testing.T) {
 		t.Fatalf("nobody listens between two charges: %v", err)
 	}
 	defer client.Close()
-	kept, err := c.Kept()
-	if err != nil {
-		t.Fatal(err)
-	}
-	again, err := c.Listener(kept, "data", open)
+	again, err := c.Listener("data", open)
 	if err != nil || opens != 1 || again.Addr().String() != address {
 		t.Fatalf("%v, opened %d times, %v", again, opens, err)
 	}
@@ -78,15 +74,35 @@ func TestListenersGoOnQueueing(t *testing.T) {
 		t.Fatal(err)
 	}
 	conn.Close()
-	for _, k := range kept {
-		if len(k.Files) > 0 {
-			t.Errorf("the socket of %s is left in what was kept", k.Name)
+	if _, found, err := c.Get("dat"); found || err != nil {
+		t.Errorf("found under the beginning of a name: %v %v", found, err)
+	}
+}
+
+func TestKeptByPrefix(t *testing.T) {
+	c := converse(t)
+	for _, name := range []string{"a", "b/1", "b/2", "bb", "c"} {
+		file := memory(name)
+		if err := c.Put(name, 0, nil, file); err != nil {
+			t.Fatal(err)
+		}
+		file.Close()
+	}
+	for prefix, want := range map[string]string{"b/": "b/1 b/2 ", "c": "", "d": "", "": "a b/1 b/2 bb c "} {
+		kept, err := c.Kept(prefix)
+		got := ""
+		for _, k := range kept {
+			got += k.Name + " "
+			k.Close()
+		}
+		if err != nil || got != want {
+			t.Errorf("%q: %q %v, want %q", prefix, got, err, want)
 		}
 	}
 }
 
 func TestManyEntriesComeBackWithTheirOwnFiles(t *testing.T) {
-	c, s := converse(t)
+	c := converse(t)
 	const n = 200
 	for i := range n {
 		name := strings.Repeat("y", i%50) + string(rune('a'+i%26)) + strings.Repeat("z", i/26)
@@ -98,7 +114,7 @@ func TestManyEntriesComeBackWithTheirOwnFiles(t *testing.T) {
 		file.Close()
 		twin.Close()
 	}
-	kept, err := c.Kept()
+	kept, err := c.Kept("")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -117,13 +133,13 @@ func TestManyEntriesComeBackWithTheirOwnFiles(t *testing.T) {
 		}
 		k.Close()
 	}
-	if len(kept) != len(s.store.entries) || len(kept) != n {
+	if len(kept) != n {
 		t.Errorf("%d entries of %d", len(kept), n)
 	}
 }
 
 func TestReplacedAndRemovedFilesAreClosed(t *testing.T) {
-	c, _ := converse(t)
+	c := converse(t)
 	for _, end := range []func() error{
 		func() error { return c.Remove("pipe") },
 		func() error { return c.Put("pipe", 0, nil) },
@@ -148,7 +164,7 @@ func TestReplacedAndRemovedFilesAreClosed(t *testing.T) {
 }
 
 func TestWhatIsTooMuchIsRefusedBeforeItIsSent(t *testing.T) {
-	c, s := converse(t)
+	c := converse(t)
 	null, err := os.Open("/dev/null")
 	if err != nil {
 		t.Fatal(err)
@@ -165,13 +181,13 @@ func TestWhatIsTooMuchIsRefusedBeforeItIsSent(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	if _, err := c.Kept(); err != nil || len(s.store.entries) != 0 {
-		t.Errorf("kept all the same: %v %v", s.store.entries, err)
+	if kept, err := c.Kept(""); err != nil || len(kept) != 0 {
+		t.Errorf("kept all the same: %v %v", kept, err)
 	}
 }
 
 func TestAClosedFileIsNotPut(t *testing.T) {
-	c, _ := converse(t)
+	c := converse(t)
 	file := memory("x")
 	file.Close()
 	if err := c.Put("x", 0, nil, file); err == nil {
@@ -198,7 +214,7 @@ func TestNoSupervisor(t *testing.T) {
 	}
 	defer c.Close()
 	closeFiles(fds[1:])
-	if _, err := c.Kept(); err == nil {
+	if _, err := c.Kept(""); err == nil {
 		t.Error("a supervisor that is gone keeps something")
 	}
 	if err := c.Put("a", 0, nil); err == nil {

@@ -81,7 +81,7 @@ func beCharge() int {
 	}
 	in, out := json.NewDecoder(conn), json.NewEncoder(conn)
 	first := report{PID: os.Getpid(), Kept: map[string]string{}, PIDs: map[string]int{}}
-	kept, err := client.Kept()
+	kept, err := client.Kept("")
 	if err != nil {
 		first.Err = err.Error()
 	}

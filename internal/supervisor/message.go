@@ -29,6 +29,7 @@ const (
 	opPut    = "put"    // name, pid, data, and files; it replaces what was there
 	opUpdate = "update" // name, data
 	opRemove = "remove" // name
+	opGet    = "get"    // the entry of name
 	opNext   = "next"   // entries after a name, in their order
 	opStatus = "status" // of pid
 )
@@ -42,7 +43,7 @@ type request struct {
 	Data []byte `json:"data,omitempty"`
 }
 
-// response answers next and status.
+// response answers get, next and status.
 type response struct {
 	Entries []header `json:"entries,omitempty"`
 	// More says that there are further entries.
@@ -67,9 +68,9 @@ func parseRequest(message []byte, files int) (request, error) {
 	if err := json.Unmarshal(message, &r); err != nil {
 		return r, fmt.Errorf("%w: %w", errMessage, err)
 	}
-	named := r.Op == opPut || r.Op == opUpdate || r.Op == opRemove
+	named := r.Op == opPut || r.Op == opUpdate || r.Op == opRemove || r.Op == opGet
 	switch {
-	case !named && r.Op != opNext && r.Op != opStatus:
+	case !named && r.Op != opGet && r.Op != opNext && r.Op != opStatus:
 		return r, fmt.Errorf("%w: operation %.40q", errMessage, r.Op)
 	case named && r.Name == "", len(r.Name) > MaxName:
 		return r, fmt.Errorf("%w: %s of a name of %d bytes; it has 1 to %d", errMessage, r.Op, len(r.Name), MaxName)

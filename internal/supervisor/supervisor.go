@@ -213,21 +213,30 @@ func (s *supervisor) hear(fd int, m heardMessage) {
 		}
 	case opRemove:
 		s.store.remove(r.Name)
-	case opNext:
-		var answer response
-		var files []int
-		var batch []*entry
-		batch, answer.More = s.store.next(r.Name)
-		for _, e := range batch {
-			answer.Entries = append(answer.Entries, header{Name: e.name, PID: e.pid, Data: e.data, Files: len(e.files)})
-			files = append(files, e.files...)
+	case opGet:
+		var found []*entry
+		if e := s.store.entries[r.Name]; e != nil {
+			found = append(found, e)
 		}
-		s.answer(fd, answer, files)
+		s.answerWith(fd, found, false)
+	case opNext:
+		batch, more := s.store.next(r.Name)
+		s.answerWith(fd, batch, more)
 	case opStatus:
 		s.reap() // whoever asks has seen it end
 		status, known := s.store.statusOf(r.PID)
 		s.answer(fd, response{Known: known, Status: uint32(status)}, nil)
 	}
+}
+
+func (s *supervisor) answerWith(fd int, entries []*entry, more bool) {
+	answer := response{More: more}
+	var files []int
+	for _, e := range entries {
+		answer.Entries = append(answer.Entries, header{Name: e.name, PID: e.pid, Data: e.data, Files: len(e.files)})
+		files = append(files, e.files...)
+	}
+	s.answer(fd, answer, files)
 }
 
 // answer answers the charge, which waits for one answer at a time: there is room.
