@@ -134,6 +134,8 @@ func (p *pod) load(ctx context.Context, inst *instance, limits container.Resourc
 	ctx, cancel := context.WithTimeout(ctx, cfg.LoadTimeout+time.Second)
 	defer cancel()
 	w := inst.warm
+	// From here on the container is nobody else's, whatever becomes of this process.
+	w.kept.reached(stageLeasing, func(r *leaseRecord) { *r = p.leaseRecord(inst) })
 	w.output.begin(p.log)
 	if err := w.container.SetResources(ctx, limits); err != nil {
 		return fmt.Errorf("set the container's limits: %w", err)

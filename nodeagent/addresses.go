@@ -22,10 +22,12 @@ type addressBook struct {
 	local map[netip.Addr]*pod
 	// routed are the addresses of the route table, by pod UID.
 	routed map[netip.Addr]string
+	// held lead to containers of an earlier process, whose pods may still come.
+	held map[netip.Addr]bool
 }
 
 func newAddressBook(owner Addresses, log *slog.Logger) *addressBook {
-	return &addressBook{owner: owner, log: log, local: map[netip.Addr]*pod{}, routed: map[netip.Addr]string{}}
+	return &addressBook{owner: owner, log: log, local: map[netip.Addr]*pod{}, routed: map[netip.Addr]string{}, held: map[netip.Addr]bool{}}
 }
 
 // lookup returns the pod of this agent that has the address, or nil.
@@ -35,15 +37,40 @@ func (b *addressBook) lookup(addr netip.Addr) *pod {
 	return b.local[addr]
 }
 
-// claim makes an address that of a pod of this agent. The newest pod wins.
-func (b *addressBook) claim(p *pod) error {
+// claim makes an address that of a pod of this agent. The newest pod wins. If
+// there is a container that has outlived an earlier process, the address goes on
+// leading there.
+func (b *addressBook) claim(p *pod, o *outlived) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if err := failpoint.After("address: assigned", b.owner.Assign(p.spec.Address)); err != nil {
-		return err
+	addr := p.spec.Address
+	// An address that is not assigned is refused.
+	if o == nil || b.owner.Direct(addr, o.instance.warm.socket.File()) != nil {
+		if err := failpoint.After("address: assigned", b.owner.Assign(addr)); err != nil {
+			return err
+		}
 	}
-	b.local[p.spec.Address] = p
+	delete(b.held, addr)
+	b.local[addr] = p
 	return nil
+}
+
+// hold leaves an address as it is, although no pod has it, until it is claimed or
+// no longer held.
+func (b *addressBook) hold(addr netip.Addr) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.held[addr] = true
+}
+
+// unhold is the other half of hold. It changes nothing that is not held.
+func (b *addressBook) unhold(addr netip.Addr) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.held[addr] {
+		delete(b.held, addr)
+		b.settle(addr)
+	}
 }
 
 // refresh leads a pod's address to where the pod is now. It is called after
@@ -86,7 +113,7 @@ func (b *addressBook) release(p *pod) {
 // settle applies what is known of an address that no pod here has. The caller
 // holds mu.
 func (b *addressBook) settle(addr netip.Addr) {
-	if b.local[addr] != nil {
+	if b.local[addr] != nil || b.held[addr] {
 		return
 	}
 	var err error
@@ -134,7 +161,7 @@ func (b *addressBook) removeStale() error {
 	var errs []error
 	for _, addr := range assigned {
 		_, routed := b.routed[addr]
-		if !routed && b.local[addr] == nil {
+		if !routed && b.local[addr] == nil && !b.held[addr] {
 			errs = append(errs, b.owner.Remove(addr))
 		}
 	}

@@ -83,6 +83,11 @@ type Agent struct {
 	// the loopback device of a network namespace, by its file.
 	dialAddress func(ctx context.Context, network, address string) (net.Conn, error)
 	dialInside  func(ctx context.Context, namespace string, port uint16) (net.Conn, error)
+	keep        *keeper
+	// resumes says that this process goes on where an earlier one has died.
+	resumes bool
+	// outlived are leased containers of that one, until they are with their pods.
+	outlived []*outlived
 
 	// readiness is why the agent is not ready; nil: it is.
 	readiness atomic.Pointer[error]
@@ -97,9 +102,10 @@ func New(cfg Config, conn Conn) (*Agent, error) {
 	if err := cfg.validate(); err != nil {
 		return nil, err
 	}
+	keep := &keeper{client: cfg.Supervisor, log: cfg.Log}
 	a := &Agent{
 		cfg: cfg, log: cfg.Log, conn: conn, share: cfg.Capacity, mountEmptyDirs: mountEmptyDirs,
-		routes: router.NewTable(), outbox: newOutbox(), snapshot: newSnapshot(cfg), quarantine: newQuarantine(cfg.PortRest, quarantineSize), leaving: newLeaving(), orphans: newOrphans(cfg.Log), asking: make(chan struct{}, asksAtOnce), metrics: newMetrics(),
+		routes: router.NewTable(), outbox: newOutbox(), snapshot: newSnapshot(cfg), quarantine: newQuarantine(cfg.PortRest, quarantineSize, keep), keep: keep, leaving: newLeaving(), orphans: newOrphans(cfg.Log), asking: make(chan struct{}, asksAtOnce), metrics: newMetrics(),
 	}
 	a.dialAddress, a.dialInside = new(net.Dialer).DialContext, network.DialLoopback
 	a.measureNode = func() (container.Usage, error) { return container.Usage{}, nil }
@@ -194,7 +200,13 @@ func (a *Agent) serve(ctx context.Context, edge *controlPlane, data, pod net.Lis
 		newServer(http.HandlerFunc(a.serveAddress), a.log),
 		a.orphans.server,
 	}
-	if a.snapshot.restore(a) {
+	a.takeOverOutlived()
+	restored := a.snapshot.restore(a)
+	if a.resumes {
+		a.pods.removeFolders()
+	}
+	a.outlived = nil
+	if restored {
 		edge.syncedOnce.Do(func() { close(edge.synced) })
 	}
 	failed := make(chan error, len(servers))

@@ -40,6 +40,22 @@ func newAllotment(whole container.Resources) *allotment {
 	return &allotment{whole: whole, parts: map[*instance]int64{}, left: make(chan struct{})}
 }
 
+// adopt gives an instance of an earlier process the whole of the pod's memory, as
+// that one may have held it to less. What a container that drains beside it still
+// has comes on top, for as long as that drains.
+func (a *allotment) adopt(i *instance) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.parts[i] = a.whole.MemoryBytes
+	i.allotment = a
+	err := i.warm.container.SetResources(context.Background(), container.Resources{
+		MemoryBytes: a.whole.MemoryBytes, MemoryRequestBytes: a.whole.MemoryRequestBytes})
+	if errors.Is(err, container.ErrGone) {
+		return nil
+	}
+	return err
+}
+
 // join gives an instance its part of the pod's memory and returns its limits.
 // Where too little is left it waits until a container that drains is gone. Every
 // instance that has joined leaves.

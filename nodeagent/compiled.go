@@ -79,6 +79,9 @@ func (p *pod) findCompiled(ctx context.Context, inst *instance, code bool) {
 		return
 	}
 	outcome = found
+	if c.cache != nil {
+		inst.cached = key
+	}
 }
 
 // compiledOf is what containers must have in common to share a compile cache.

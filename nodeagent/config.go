@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"time"
 
+	"sanfran.dev/internal/supervisor"
 	"sanfran.dev/nodeagent/container"
 	"sanfran.dev/nodeagent/logs"
 )
@@ -112,6 +113,9 @@ type Config struct {
 	// folder logs in WorkDir).
 	Logs logs.Options
 
+	// Supervisor keeps what is to outlive this process; nil: nothing does.
+	Supervisor *supervisor.Client
+
 	// Log is slog.Default() if nil.
 	Log *slog.Logger
 }
@@ -206,6 +210,14 @@ func (c Config) validate() error {
 		}
 	}
 	return nil
+}
+
+// parent is the parent of the containers' first processes; nil: this process.
+func (c Config) parent() container.Parent {
+	if c.Supervisor == nil {
+		return nil
+	}
+	return c.Supervisor
 }
 
 // limits are a pod's own where it has some.

@@ -33,6 +33,9 @@
 //	quarantine.go  ports of ended leases, until nobody believes in them
 //	output.go      what a container writes, on its way into the pod's log
 //	snapshot.go    the assignments on disk
+//	keeping.go     what the supervisor is told, to outlive this process
+//	adopt.go       containers that an earlier process has left
+//	resume.go      pods that it was home to
 //	stock.go       the pools of warm containers
 //	node.go        what is set up on the node, in which order
 //	outbox.go      what the control plane is still to be told

@@ -3,6 +3,7 @@ package nodeagent
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 
@@ -57,10 +58,18 @@ func emptyDirSizes(mounts []PodMount, total, memory int64) (map[string]int64, er
 // mountEmptyDirs makes the filesystems that hold a pod's emptyDirs below dir, by
 // sizes of emptyDirSizes. Each is in memory, where the kernel itself keeps to the
 // size: a function that fills it gets ENOSPC and does nothing to the node's disk.
+// Those of an earlier process stay, with what is in them.
 func mountEmptyDirs(dir string, sizes map[string]int64) error {
 	for name, size := range sizes {
 		point := emptyDirFilesystem(dir, name)
-		if err := os.Mkdir(point, 0o777); err != nil {
+		err := os.Mkdir(point, 0o777)
+		if errors.Is(err, fs.ErrExist) {
+			var mounted bool
+			if mounted, err = isMountPoint(dir, point); mounted {
+				continue
+			}
+		}
+		if err != nil {
 			return err
 		}
 		// An inode takes memory that the size does not count.
@@ -74,6 +83,16 @@ func mountEmptyDirs(dir string, sizes map[string]int64) error {
 		}
 	}
 	return nil
+}
+
+// isMountPoint reports whether another filesystem than that of dir is mounted on
+// point, which is in it.
+func isMountPoint(dir, point string) (bool, error) {
+	var below, above unix.Stat_t
+	if err := errors.Join(unix.Lstat(dir, &below), unix.Lstat(point, &above)); err != nil {
+		return false, fmt.Errorf("is something mounted on %s: %w", point, err)
+	}
+	return below.Dev != above.Dev, nil
 }
 
 func emptyDirFilesystem(dir, name string) string {

@@ -149,6 +149,7 @@ func startTestAgent(t *testing.T, adapt func(*testAgent, *Config)) *testAgent {
 	}
 	a.addresses = newAddressBook(ta.owner, a.log)
 	stock, err := openPool(a, &starter{
+		keep:    a.keep,
 		runtime: ta.runtime, sockets: openFakeSocket, rootFS: a.cfg.Runtimes, args: a.cfg.WorkerArgs, bootTimeout: a.cfg.BootTimeout, log: a.log,
 		namespace: func(context.Context, string) (string, func() error, error) {
 			return "", func() error { return nil }, nil
@@ -157,7 +158,7 @@ func startTestAgent(t *testing.T, adapt func(*testAgent, *Config)) *testAgent {
 			var dialer net.Dialer
 			return dialer.DialContext(ctx, "tcp4", ta.inspector)
 		},
-	})
+	}, nil, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -33,6 +33,9 @@ type instance struct {
 	allotment *allotment
 	// evict is told that somebody else needs the memory.
 	evict chan struct{}
+	// cached is the key of the compile cache that is mounted; empty: none is. Set
+	// before the pod becomes Active.
+	cached string
 
 	stopOnce sync.Once
 	stop     chan struct{}

@@ -10,10 +10,10 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"os/signal"
 	"path/filepath"
 	"runtime"
 	"testing"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"go.uber.org/goleak"
@@ -21,6 +21,8 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 
+	"sanfran.dev/internal/process"
+	"sanfran.dev/internal/supervisor"
 	"sanfran.dev/internal/testnode"
 	"sanfran.dev/nodeagent/container/containertest"
 	agentv1 "sanfran.dev/proto/sanfran/agent/v1"
@@ -31,6 +33,7 @@ const nodeIP = "192.0.2.2"
 
 // Set for a copy of the test binary that is nothing but an agent: its work
 // directory, and where its control plane is. The BPF filesystem is the parent's.
+// One that is supervised is its own supervisor, and a child of that.
 const (
 	victimDir          = "SANFRAN_TEST_VICTIM"
 	victimControlPlane = "SANFRAN_TEST_VICTIM_CONTROL_PLANE"
@@ -40,18 +43,41 @@ const (
 	victimGroup  = "SANFRAN_TEST_VICTIM_GROUP"
 	victimHealth = "SANFRAN_TEST_VICTIM_HEALTH"
 	// victimShort, if set, makes it go through its life quickly.
-	victimShort = "SANFRAN_TEST_VICTIM_SHORT"
+	victimShort       = "SANFRAN_TEST_VICTIM_SHORT"
+	victimSupervision = "SANFRAN_TEST_VICTIM_SUPERVISION" // supervisor, or supervised
 )
 
-func runVictim(dir string) error {
+func superviseVictim() int {
+	if err := os.Setenv(victimSupervision, "supervised"); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	code, err := supervisor.Run(supervisor.Config{
+		Path: "/proc/self/exe", Args: os.Args,
+		Soon: time.Millisecond, // a test kills it when it likes
+	})
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+	}
+	return code
+}
+
+func runVictim(dir string) (err error) {
 	bpffs = os.Getenv(victimBPF)
+	ctx, cancel := process.WithSignals(context.Background())
+	defer cancel()
+	cfg := nodeConfig(dir)
+	if os.Getenv(victimSupervision) == "supervised" {
+		if cfg.Supervisor, err = supervisor.Open(supervisor.FD); err != nil {
+			return err
+		}
+	}
 	conn, err := grpc.NewClient(os.Getenv(victimControlPlane), grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
 		return err
 	}
 	defer conn.Close()
 	group := os.Getenv(victimGroup)
-	cfg := nodeConfig(dir)
 	cfg.Log = slog.Default()
 	if group != "" {
 		if err := enterPodGroup(group); err != nil {
@@ -73,8 +99,6 @@ func runVictim(dir string) error {
 		}
 		go func() { _ = newServer(a.Handler(), cfg.Log).Serve(health) }()
 	}
-	ctx, cancel := signal.NotifyContext(context.Background(), unix.SIGTERM)
-	defer cancel()
 	return a.Run(ctx)
 }
 
@@ -88,6 +112,9 @@ func TestMain(m *testing.M) {
 	containertest.RunStandIn()
 	testnode.Enter()
 	if dir := os.Getenv(victimDir); dir != "" {
+		if os.Getenv(victimSupervision) == "supervisor" {
+			os.Exit(superviseVictim())
+		}
 		if err := runVictim(dir); err != nil {
 			fmt.Fprintln(os.Stderr, "the agent to be killed ended:", err)
 			os.Exit(1)

@@ -39,7 +39,9 @@ func openNode(ctx context.Context, a *Agent) (_ *node, err error) {
 	cfg := a.cfg
 	n := &node{}
 	defer func() {
-		if err != nil {
+		// Containers that were taken over need what stands, the rules above all. The
+		// supervisor ends them when this process has, and the next start sweeps.
+		if err != nil && !a.resumes {
 			err = errors.Join(err, n.close())
 		}
 	}()
@@ -58,29 +60,38 @@ func openNode(ctx context.Context, a *Agent) (_ *node, err error) {
 	n.undo = append(n.undo, func(context.Context) error { return cgroups.Close() })
 	a.measureNode = func() (container.Usage, error) { return cgroups.Usage("") }
 	runc, err := container.NewRunc(container.RuncOptions{
-		Binary: cfg.OCIRuntime, WorkDir: filepath.Join(cfg.WorkDir, "containers"), Cgroups: cgroups, PidsLimit: cfg.PidsLimit, Logger: cfg.Log,
+		Binary: cfg.OCIRuntime, WorkDir: filepath.Join(cfg.WorkDir, "containers"), Cgroups: cgroups, PidsLimit: cfg.PidsLimit, Parent: cfg.parent(), Logger: cfg.Log,
 	})
 	if err != nil {
 		return nil, err
 	}
 	n.undo = append(n.undo, func(context.Context) error { return runc.Close() })
 	failpoint.Here("node: work directory ready")
+	if a.compiled, err = compilecache.Open(filepath.Join(cfg.CacheDir, "compiled"), compilecache.Limits{Budget: cfg.CompileCacheBytes}); err != nil {
+		return nil, err
+	}
+	legacy, err := a.adopt(ctx, adopter{runc, sockets})
+	if err != nil {
+		return nil, err
+	}
 	if err := failpoint.After("node: containers swept", runc.Sweep(ctx)); err != nil {
 		return nil, err
 	}
-	// Nothing uses the functions' memory now, so any limit can be set.
+	for _, name := range legacy.forsaken {
+		a.keep.forget(name)
+	}
+	// Nothing uses the functions' memory now, so any limit can be set; or what uses
+	// it has been taken over, and the limits are as they were.
 	functions, err := cgroups.Divide(container.Resources{MilliCPU: cfg.Capacity.MilliCPU, MemoryBytes: cfg.Capacity.MemoryBytes}, cfg.Reserve)
 	if err != nil {
 		return nil, err
 	}
 	a.share.MilliCPU, a.share.MemoryBytes = functions.MilliCPU, functions.MemoryBytes
 	a.room = newRoom(cgroups.MemoryLeft, a.makeRoom)
-	if err := clearPods(cfg); err != nil {
-		return nil, err
-	}
-
-	if a.compiled, err = compilecache.Open(filepath.Join(cfg.CacheDir, "compiled"), compilecache.Limits{Budget: cfg.CompileCacheBytes}); err != nil {
-		return nil, err
+	if !a.resumes {
+		if err := clearPods(cfg); err != nil {
+			return nil, err
+		}
 	}
 
 	networks, err := network.Open(ctx, network.Config{
@@ -93,18 +104,22 @@ func openNode(ctx context.Context, a *Agent) (_ *node, err error) {
 	}
 	n.undo = append(n.undo, networks.Teardown)
 	failpoint.Here("node: network ready")
-	if _, err := networks.Sweep(ctx, func(string) bool { return false }); err != nil {
+	ids := map[string]bool{}
+	for _, w := range legacy.containers() {
+		ids[w.container.ID()] = true
+	}
+	namespaces, err := networks.Sweep(ctx, func(id string) bool { return ids[id] })
+	if err != nil {
 		return nil, err
 	}
+	legacy.connect(namespaces, closerOf(ctx), dialInspector)
 
-	if n.podListener, err = listen(ctx, cfg.podAddress()); err != nil {
+	if n.podListener, err = n.listen(ctx, a.keep, keptPodListener, cfg.podAddress()); err != nil {
 		return nil, err
 	}
-	n.undo = append(n.undo, func(context.Context) error { return closeListener(n.podListener) })
-	if n.dataListener, err = listen(ctx, cfg.dataAddress()); err != nil {
+	if n.dataListener, err = n.listen(ctx, a.keep, keptDataListener, cfg.dataAddress()); err != nil {
 		return nil, err
 	}
-	n.undo = append(n.undo, func(context.Context) error { return closeListener(n.dataListener) })
 	owner, err := podaddress.Open(ctx, podaddress.Config{
 		CIDR: cfg.PodCIDR, PinDir: cfg.PinDir, Listener: n.podListener.(syscall.Conn), Source: cfg.NodeIP, Logger: cfg.Log,
 	})
@@ -116,30 +131,55 @@ func openNode(ctx context.Context, a *Agent) (_ *node, err error) {
 	a.addresses = newAddressBook(owner, cfg.Log)
 
 	s := &starter{
-		runtime: runc, rootFS: cfg.Runtimes, args: cfg.WorkerArgs, bootTimeout: cfg.BootTimeout, log: cfg.Log,
+		runtime: runc, rootFS: cfg.Runtimes, args: cfg.WorkerArgs, bootTimeout: cfg.BootTimeout, keep: a.keep, log: cfg.Log,
 		sockets: func(ctx context.Context) (Socket, error) { return sockets.Open(ctx) },
 		namespace: func(ctx context.Context, id string) (string, func() error, error) {
 			ns, err := networks.Create(ctx, id)
 			if err != nil {
 				return "", nil, err
 			}
-			return ns.Path, func() error {
-				ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTimeout)
-				defer cancel()
-				return ns.Close(ctx)
-			}, nil
+			return ns.Path, closerOf(ctx)(ns), nil
 		},
-		inspector: func(ctx context.Context, path string) (net.Conn, error) {
-			return network.Dial(ctx, path, netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), inspector.Port))
-		},
+		inspector: dialInspector,
 	}
-	store, err := openPool(a, s)
+	a.keep.nodeStands()
+	store, err := openPool(a, s, legacy.warm, legacy.leased())
 	if err != nil {
 		return nil, err
 	}
+	a.outlived = legacy.outlived
 	n.undo = append(n.undo, store.Close)
 	a.warmers = store
 	return n, nil
+}
+
+// dialInspector connects to the inspector within a network namespace.
+func dialInspector(ctx context.Context, path string) (net.Conn, error) {
+	return network.Dial(ctx, path, netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), inspector.Port))
+}
+
+// closerOf returns how network namespaces are given back, whatever becomes of ctx.
+func closerOf(ctx context.Context) func(*network.Namespace) func() error {
+	return func(ns *network.Namespace) func() error {
+		return func() error {
+			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTimeout)
+			defer cancel()
+			return ns.Close(ctx)
+		}
+	}
+}
+
+// listen opens a listener that outlives this process, or goes on with it.
+func (n *node) listen(ctx context.Context, keep *keeper, name, address string) (net.Listener, error) {
+	l, err := keep.listener(name, func() (net.Listener, error) { return listen(ctx, address) })
+	if err != nil {
+		return nil, err
+	}
+	n.undo = append(n.undo, func(context.Context) error {
+		keep.forget(name)
+		return closeListener(l)
+	})
+	return l, nil
 }
 
 // close takes down what stands, in reverse order.

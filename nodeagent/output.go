@@ -51,6 +51,7 @@ type output struct {
 }
 
 // outputPipe is a pipe whose writing end blocks and whose reading end does not.
+// The writing end is nil where another process has made the pipe.
 type outputPipe struct{ read, write *os.File }
 
 func newOutputPipe() (*outputPipe, error) {
@@ -67,6 +68,29 @@ func newOutputPipe() (*outputPipe, error) {
 
 // newOutput makes the pipes of the container of that id.
 func newOutput(id string, log *slog.Logger) (_ *output, err error) {
+	o := outputOf(id, log)
+	for _, p := range []**outputPipe{&o.stdout, &o.stderr, &o.frames} {
+		if *p, err = newOutputPipe(); err != nil {
+			return nil, errors.Join(err, o.closePipes())
+		}
+	}
+	o.take()
+	return o, nil
+}
+
+// adoptOutput goes on with the reading ends of pipes from which a process has read
+// that has died. What that one had taken in and not yet written, at most what a
+// pipe holds and lines without an end, is lost. Nothing is read before take.
+func adoptOutput(id string, log *slog.Logger, stdout, stderr, frames int) *output {
+	o := outputOf(id, log)
+	o.lines.Join()
+	o.stdout, o.stderr, o.frames = adoptPipe(stdout), adoptPipe(stderr), adoptPipe(frames)
+	return o
+}
+
+func adoptPipe(fd int) *outputPipe { return &outputPipe{read: os.NewFile(uintptr(fd), "output")} }
+
+func outputOf(id string, log *slog.Logger) *output {
 	o := &output{done: make(chan struct{})}
 	reports := 0
 	o.lines = logs.NewLines(o.keep, func(text string) {
@@ -74,11 +98,11 @@ func newOutput(id string, log *slog.Logger) (_ *output, err error) {
 			log.Warn("a container's worker reports", "container", id, "text", text)
 		}
 	})
-	for _, p := range []**outputPipe{&o.stdout, &o.stderr, &o.frames} {
-		if *p, err = newOutputPipe(); err != nil {
-			return nil, errors.Join(err, o.closePipes())
-		}
-	}
+	return o
+}
+
+// take starts the goroutines that take the output in. They end with the container.
+func (o *output) take() {
 	var reading sync.WaitGroup
 	reading.Go(func() { o.frames.drain(o.takeFrames) })
 	reading.Go(func() { o.stdout.drain(func(fd int, b []byte) int { return o.takePlain(logs.Stdout, fd, b) }) })
@@ -87,7 +111,6 @@ func newOutput(id string, log *slog.Logger) (_ *output, err error) {
 		reading.Wait()
 		close(o.done)
 	}()
-	return o, nil
 }
 
 // buffers are for reading. A container that writes nothing holds none.

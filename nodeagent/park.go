@@ -13,9 +13,9 @@ import (
 // pod is not withdrawn.
 func (p *pod) supervise(i *instance) bool {
 	p.instances[i] = struct{}{}
-	p.work.Add(1)
+	p.running.Add(1)
 	started := p.agent.tasks.start(func() {
-		defer p.work.Done()
+		defer p.running.Done()
 		idleTimeout := p.spec.IdleTimeout
 		if i.stays {
 			idleTimeout = 0
@@ -25,7 +25,7 @@ func (p *pod) supervise(i *instance) bool {
 	})
 	if !started {
 		delete(p.instances, i)
-		p.work.Done()
+		p.running.Done()
 	}
 	return started
 }
@@ -68,6 +68,14 @@ func (p *pod) end(i *instance, c cause) {
 		}
 		p.mu.Unlock()
 		i.fate.decide(f)
+		p.agent.snapshot.changed()
+		i.warm.kept.reached(stageEnding, nil)
+	}
+	switch c {
+	case causeIdle:
+		i.keepDraining(now.Add(p.agent.cfg.DrainGrace))
+	case causeRetired:
+		i.keepDraining(now.Add(i.grace))
 	}
 	p.agent.changed(p)
 	if c == causeIdle {
@@ -201,6 +209,7 @@ func (p *pod) dispose(i *instance) {
 // dispose destroys a leased container. Connections that were still in its
 // queue are taken over; its port rests until no router can believe in it.
 func (a *Agent) dispose(i *instance) {
+	i.warm.kept.reached(stageEnding, nil)
 	defer func() {
 		i.releaseCompiled()
 		if i.allotment != nil {
@@ -232,4 +241,5 @@ func (a *Agent) dispose(i *instance) {
 	if err := a.quarantine.put(i.warm.socket); err != nil {
 		a.log.Error("the socket of an ended lease", "err", err)
 	}
+	i.warm.kept.forget() // the port is kept by itself from here on
 }

@@ -31,14 +31,16 @@ type pod struct {
 	// spec is the assignment the pod began with. What it asks for never
 	// changes, but for its epoch and the content of its files: see below.
 	spec *Assignment
+	// work is a digest of what spec asks for.
+	work string
 	log  *logs.Log
 	// meter counts what its containers use.
 	meter *meter
-	// work is the pod's goroutines: attempts, and supervisors of instances. It
+	// running is the pod's goroutines: attempts, and supervisors of instances. It
 	// grows under mu, and only while the pod is not withdrawn.
-	work sync.WaitGroup
+	running sync.WaitGroup
 	// remains are containers that have drained and are not destroyed yet. It
-	// grows only while work is not done.
+	// grows only while running is not done.
 	remains sync.WaitGroup
 	// filling is held while volumes are made or their files written anew. It
 	// is taken before mu.
@@ -131,9 +133,9 @@ func (p *pod) renew(a *Assignment) {
 		return
 	}
 	p.mounts = a.Mounts
-	p.work.Add(1)
-	if !p.agent.tasks.start(func() { defer p.work.Done(); p.refill() }) {
-		p.work.Done()
+	p.running.Add(1)
+	if !p.agent.tasks.start(func() { defer p.running.Done(); p.refill() }) {
+		p.running.Done()
 	}
 }
 
@@ -149,14 +151,14 @@ func (p *pod) try(activate, needed bool) {
 	}
 	ctx, cancel := context.WithCancel(p.agent.ctx)
 	at := &attempt{activate: activate, needed: needed, cancel: cancel, done: make(chan struct{})}
-	p.work.Add(1)
+	p.running.Add(1)
 	started := p.agent.tasks.start(func() {
-		defer p.work.Done()
+		defer p.running.Done()
 		defer cancel()
 		p.run(ctx, at)
 	})
 	if !started {
-		p.work.Done()
+		p.running.Done()
 		cancel()
 		return
 	}
@@ -189,11 +191,16 @@ func (p *pod) run(ctx context.Context, at *attempt) {
 	p.attempt = nil
 	at.err = err
 	provedNow := !proved && !p.life.startedAt.IsZero()
+	failed := p.life.state == Failed
+	life := p.life.keep()
 	p.mu.Unlock()
 
 	failpoint.Here("activate: attempt over")
 	close(at.done)
-	if provedNow {
+	if err == nil && inst != nil { // before anybody else hears of it
+		inst.keepActive(life)
+	}
+	if provedNow || failed {
 		p.agent.snapshot.changed()
 	}
 	p.agent.changed(p)
@@ -353,7 +360,7 @@ func (p *pod) withdraw(grace time.Duration) {
 // gone waits until a withdrawn pod serves nobody any more. Its last containers
 // may still refuse what routers send them.
 func (p *pod) gone() {
-	p.work.Wait()
+	p.running.Wait()
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.life.state = Gone

@@ -3,7 +3,6 @@ package nodeagent
 import (
 	"errors"
 	"fmt"
-	"path/filepath"
 	"sync"
 	"time"
 )
@@ -27,6 +26,8 @@ type pods struct {
 	tombstones map[string]tombstone
 	// made counts pods, so that a pod that comes back has a folder of its own.
 	made int
+	// adopted are containers of an earlier process that wait for their pods.
+	adopted map[string]*outlived
 	// closed: the agent ends; kept: and the control plane keeps its pods for the
 	// next.
 	closed, kept bool
@@ -41,7 +42,7 @@ type tombstone struct {
 }
 
 func newPods(a *Agent) *pods {
-	return &pods{agent: a, byUID: map[string]*pod{}, tombstones: map[string]tombstone{}}
+	return &pods{agent: a, byUID: map[string]*pod{}, tombstones: map[string]tombstone{}, adopted: map[string]*outlived{}}
 }
 
 // get returns the pod of a UID, or nil.
@@ -66,14 +67,18 @@ func (ps *pods) all() []*pod {
 // that runs; other work replaces the pod. An older epoch is errStale. A pod that
 // cannot be taken on is reported as failed, so that people see why.
 func (ps *pods) assign(a *Assignment) error {
-	err := ps.take(a)
+	err := ps.take(a, nil)
 	if err != nil && !errors.Is(err, errStale) && !errors.Is(err, errWithdrawn) {
 		ps.agent.outbox.tell(status{PodUID: a.PodUID, Epoch: a.Epoch, State: Failed, Failure: &failure{reason: ReasonAssignmentRefused, message: err.Error()}})
 	}
 	return err
 }
 
-func (ps *pods) take(a *Assignment) error {
+// resume takes on an assignment of an earlier process.
+func (ps *pods) resume(k kept) error { return ps.take(k.Assignment, &k) }
+
+// take takes an assignment on; before is what an earlier process knew of the pod.
+func (ps *pods) take(a *Assignment, before *kept) error {
 	if err := a.validate(); err != nil {
 		return err
 	}
@@ -97,13 +102,16 @@ func (ps *pods) take(a *Assignment) error {
 			return nil
 		}
 	}
-	ps.made++
 	p := &pod{
-		agent: ps.agent, spec: a, epoch: a.Epoch, mounts: a.Mounts, life: newLifecycle(), meter: newMeter(time.Now()),
-		dir:       filepath.Join(ps.agent.cfg.WorkDir, "pods", fmt.Sprintf("%s-%d", a.PodUID, ps.made)),
+		agent: ps.agent, spec: a, work: workOf(a), epoch: a.Epoch, mounts: a.Mounts, life: newLifecycle(), meter: newMeter(time.Now()),
 		instances: map[*instance]struct{}{}, allotment: newAllotment(ps.agent.cfg.limits(a.Resources)),
 	}
-	if err := ps.agent.addresses.claim(p); err != nil {
+	o := ps.adoptedBy(p)
+	p.dir = ps.folder(p, o, before)
+	if err := ps.agent.addresses.claim(p, o); err != nil {
+		if o != nil {
+			ps.agent.endOutlived(o)
+		}
 		return fmt.Errorf("pod %s: %w", a.PodUID, err)
 	}
 	p.log = ps.agent.logs.Pod(a.Namespace, a.PodName, a.PodUID)
@@ -113,7 +121,11 @@ func (ps *pods) take(a *Assignment) error {
 	if old != nil {
 		ps.end(old, ps.agent.cfg.DrainGrace)
 	}
-	p.begin()
+	if o != nil || ps.agent.resumes && before != nil {
+		p.resume(o, before)
+	} else {
+		p.begin()
+	}
 	ps.agent.snapshot.changed()
 	ps.agent.changed(p)
 	return nil
@@ -171,6 +183,9 @@ func (ps *pods) sync(assignments []*Assignment) error {
 	for _, a := range assignments {
 		errs = append(errs, ps.assign(a))
 	}
+	ps.mu.Lock()
+	ps.disown()
+	ps.mu.Unlock()
 	return errors.Join(append(errs, ps.removeLogs())...)
 }
 
@@ -225,6 +240,7 @@ func (ps *pods) close(grace time.Duration, kept bool) {
 	ps.mu.Lock()
 	defer ps.mu.Unlock()
 	ps.closed, ps.kept = true, kept
+	ps.disown()
 	for uid, p := range ps.byUID {
 		delete(ps.byUID, uid)
 		ps.end(p, grace)

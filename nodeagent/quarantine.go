@@ -2,6 +2,7 @@ package nodeagent
 
 import (
 	"container/list"
+	"slices"
 	"sync"
 	"time"
 )
@@ -17,6 +18,8 @@ const quarantineSize = 5000
 type quarantine struct {
 	period time.Duration
 	size   int
+	// keep is told of the sockets, so that they rest over the death of this process.
+	keep *keeper
 
 	mu      sync.Mutex
 	resting *list.List // of restingPort, the longest first
@@ -29,8 +32,8 @@ type restingPort struct {
 	until  time.Time
 }
 
-func newQuarantine(period time.Duration, size int) *quarantine {
-	return &quarantine{period: period, size: size, resting: list.New()}
+func newQuarantine(period time.Duration, size int, keep *keeper) *quarantine {
+	return &quarantine{period: period, size: size, keep: keep, resting: list.New()}
 }
 
 // put takes the socket over. Connections to it fail from now on, which tells
@@ -44,9 +47,29 @@ func (q *quarantine) put(s Socket) error {
 	if q.closed {
 		return s.Release()
 	}
-	q.resting.PushBack(restingPort{s, time.Now().Add(q.period)})
+	until := time.Now().Add(q.period)
+	q.keep.rests(s, until)
+	q.resting.PushBack(restingPort{s, until})
 	q.settle()
 	return nil
+}
+
+// adopt takes over what an earlier process has put: the sockets rest no longer
+// than they would have. It comes before the first put.
+func (q *quarantine) adopt(resting []restingPort) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	slices.SortFunc(resting, func(a, b restingPort) int { return a.until.Compare(b.until) })
+	for _, r := range resting {
+		q.resting.PushBack(r)
+	}
+	q.settle()
+}
+
+// release lets go of a port.
+func (q *quarantine) release(r restingPort) {
+	q.keep.rested(r.socket) // first: the duplicate holds the port, too
+	_ = r.socket.Release()  // it listens no more: only a descriptor is left to close
 }
 
 // count is how many ports rest; each holds a descriptor.
@@ -69,7 +92,7 @@ func (q *quarantine) settle() {
 			return
 		}
 		q.resting.Remove(q.resting.Front())
-		_ = first.socket.Release() // it listens no more: only a descriptor is left to close
+		q.release(first)
 	}
 }
 
@@ -89,7 +112,7 @@ func (q *quarantine) close() {
 		q.timer.Stop()
 	}
 	for e := q.resting.Front(); e != nil; e = e.Next() {
-		_ = e.Value.(restingPort).socket.Release()
+		q.release(e.Value.(restingPort))
 	}
 	q.resting.Init()
 }

@@ -19,7 +19,7 @@ func (s *countedSocket) Release() error       { s.released.Add(1); return nil }
 
 func TestQuarantine(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		q := newQuarantine(time.Minute, 2)
+		q := newQuarantine(time.Minute, 2, &keeper{})
 		sockets := make([]*countedSocket, 4)
 		for i := range sockets {
 			sockets[i] = &countedSocket{}

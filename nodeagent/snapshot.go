@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 
@@ -39,6 +40,58 @@ type kept struct {
 	Assignment *Assignment
 	// Proved is set for a pod that has been ready here and may begin parked.
 	Proved bool
+	// Folder is what the pod's folder is called, Life how it has fared. They count
+	// only for a process that takes over what its supervisor has kept.
+	Folder string    `json:",omitempty"`
+	Life   *keptLife `json:",omitempty"`
+}
+
+// keptLife is what outlives this process of a pod's lifecycle.
+type keptLife struct {
+	StartedAt       time.Time
+	Ended, Failures int
+	Last            *keptTermination `json:",omitempty"`
+	// Reason, Message and RetryAt are set while the pod is Failed.
+	Reason, Message string    `json:",omitempty"`
+	RetryAt         time.Time `json:",omitzero"`
+}
+
+// keptTermination is a termination as it is kept.
+type keptTermination struct {
+	Reason, Message       string
+	Code, Signal          int
+	StartedAt, FinishedAt time.Time
+}
+
+// keep returns what is to be kept of it.
+func (l *lifecycle) keep() *keptLife {
+	k := &keptLife{StartedAt: l.startedAt, Ended: l.ended, Failures: l.failures}
+	if t := l.last; t != nil {
+		k.Last = &keptTermination{t.reason, shortened(t.message), t.code, t.signal, t.startedAt, t.finishedAt}
+	}
+	if l.state == Failed {
+		k.Reason, k.Message, k.RetryAt = l.failure.reason, shortened(l.failure.message), l.retryAt
+	}
+	return k
+}
+
+// shortened bounds a text that is kept: hostile code has a part in it.
+func shortened(s string) string {
+	const most = 4 << 10
+	return strings.ToValidUTF8(s[:min(len(s), most)], "")
+}
+
+// resume is a lifecycle that goes on: Failed if it was, else Preparing.
+func (k *keptLife) resume() lifecycle {
+	l := newLifecycle()
+	l.startedAt, l.ended, l.failures = k.StartedAt, k.Ended, k.Failures
+	if t := k.Last; t != nil {
+		l.last = &termination{t.Reason, t.Message, t.Code, t.Signal, t.StartedAt, t.FinishedAt}
+	}
+	if k.Reason != "" {
+		l.state, l.failure, l.retryAt = Failed, &failure{reason: k.Reason, message: k.Message}, k.RetryAt
+	}
+	return l
 }
 
 // snapshotEvery is the least time between two writes of the file.
@@ -138,7 +191,7 @@ func (s *snapshot) restore(a *Agent) bool {
 			continue
 		}
 		k.Assignment.StartParked = k.Assignment.StartParked || k.Proved
-		if err := a.pods.assign(k.Assignment); err != nil {
+		if err := a.pods.resume(k); err != nil {
 			a.log.Error("a pod of an earlier run is not taken on", "pod", k.Assignment.PodUID, "err", err)
 		}
 	}
@@ -160,7 +213,7 @@ func (ps *pods) keep() (keptState, bool) {
 		p.mu.Lock()
 		a := *p.spec
 		a.Epoch, a.Mounts = p.epoch, p.mounts
-		state.Pods = append(state.Pods, kept{Assignment: &a, Proved: !p.life.startedAt.IsZero() && !p.stays})
+		state.Pods = append(state.Pods, kept{Assignment: &a, Proved: !p.life.startedAt.IsZero() && !p.stays, Folder: filepath.Base(p.dir), Life: p.life.keep()})
 		p.mu.Unlock()
 	}
 	return state, true

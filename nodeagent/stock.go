@@ -21,7 +21,9 @@ type stock struct {
 	log  *slog.Logger
 }
 
-func openPool(a *Agent, s *starter) (*stock, error) {
+// openPool opens the pools, with containers of an earlier process in them: those
+// that are warm, and those that are leased.
+func openPool(a *Agent, s *starter, warm, leased []*warmContainer) (*stock, error) {
 	st := &stock{pools: map[string]*pool.Pool[*warmContainer]{}, most: math.MaxInt, log: a.log}
 	if share := a.share.MemoryBytes; share > 0 {
 		st.most = max(1, int(share/2/warmBytes)/len(a.cfg.Runtimes))
@@ -34,12 +36,23 @@ func openPool(a *Agent, s *starter) (*stock, error) {
 		st.pools[runtime] = p
 	}
 	// Nothing starts before the map is whole: guard reads it.
+	adopted := map[string]int{}
+	for _, w := range warm {
+		adopted[w.runtime]++
+		st.pools[w.runtime].Adopt(w, false)
+		st.guard(w)
+	}
+	for _, w := range leased {
+		st.pools[w.runtime].Adopt(w, true)
+	}
 	for runtime := range st.pools {
 		target := a.cfg.PoolUnused
 		if runtime == a.cfg.DefaultRuntime {
 			target = a.cfg.PoolTarget
 		}
-		if err := st.SetTarget(runtime, target); err != nil {
+		// What the control plane asked for before it will ask for again: nothing is
+		// destroyed until then.
+		if err := st.SetTarget(runtime, max(target, adopted[runtime])); err != nil {
 			return nil, errors.Join(err, st.Close(context.WithoutCancel(a.ctx)))
 		}
 	}

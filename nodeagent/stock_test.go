@@ -37,6 +37,7 @@ func TestADeadContainerIsNotHandedOut(t *testing.T) {
 	ta := startTestAgent(t, nil)
 	die := make(chan struct{})
 	s := &starter{
+		keep: &keeper{},
 		runtime: &containertest.Fake{Run: func(ctx context.Context, p *containertest.Process) container.ExitStatus {
 			_, _ = p.Control.WriteString("{\"type\":\"warm\"}\n")
 			select {

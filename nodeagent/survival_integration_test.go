@@ -3,6 +3,7 @@
 package nodeagent
 
 import (
+	"fmt"
 	"net/http"
 	"os"
 	"os/exec"
@@ -43,41 +44,66 @@ func TestAContainerThatDiesIsReplaced(t *testing.T) {
 // starts it again: it knows its pods, and nothing of before is left (I8).
 func TestAKilledAgentLeavesNothingForItsNextLife(t *testing.T) {
 	rootFS(t)
-	dir, cp := newWorkDir(t), newFakeControlPlane(t)
-	victim := exec.Command("/proc/self/exe")
-	victim.Env = append(os.Environ(), victimDir+"="+dir, victimControlPlane+"="+cp.conn.CanonicalTarget(), victimBPF+"="+bpffs)
-	victim.Stdout, victim.Stderr = t.Output(), t.Output()
-	victim.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	if err := victim.Start(); err != nil {
-		t.Fatal(err)
-	}
-	pod := assignment("hello", "10.245.3.13", cp.bundle(map[string]string{"index.js": "module.exports = (req, res) => res.send('here')"}))
-	cp.assign(pod)
-	before := cp.waitState(pod, agentv1.PodState_POD_STATE_ACTIVE)
-	cp.wait("a full pool", func() bool { return cp.pools["node24"].GetWarm() == 2 })
-	if code, body, _ := call(t, "http://10.245.3.13:8080/"); code != 200 || body != "here" {
-		t.Fatalf("%d %q", code, body)
-	}
-	if err := victim.Process.Kill(); err != nil {
-		t.Fatal(err)
-	}
-	_ = victim.Wait() // says that it was killed
+	for name, start := range map[string]func(*testing.T, string, *fakeControlPlane) (kill func()){
+		"agent": func(t *testing.T, dir string, cp *fakeControlPlane) func() {
+			victim := exec.Command("/proc/self/exe")
+			victim.Env = append(os.Environ(), victimDir+"="+dir, victimControlPlane+"="+cp.conn.CanonicalTarget(), victimBPF+"="+bpffs)
+			victim.Stdout, victim.Stderr = t.Output(), t.Output()
+			victim.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+			if err := victim.Start(); err != nil {
+				t.Fatal(err)
+			}
+			return func() {
+				if err := victim.Process.Kill(); err != nil {
+					t.Fatal(err)
+				}
+				_ = victim.Wait() // says that it was killed
+			}
+		},
+		// In a pod the supervisor is the first process.
+		"supervisor": func(t *testing.T, dir string, cp *fakeControlPlane) func() {
+			s := startSupervised(t, dir, cp)
+			return func() {
+				if err := s.cmd.Process.Kill(); err != nil {
+					t.Fatal(err)
+				}
+				_ = s.cmd.Wait()
+				eventually(t, "the agent to die with its supervisor", func() bool {
+					_, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", s.pid)) // of a zombie there is none
+					return err != nil
+				})
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir, cp := newWorkDir(t), newFakeControlPlane(t)
+			kill := start(t, dir, cp)
+			pod := assignment("hello", "10.245.3.13", cp.bundle(map[string]string{"index.js": "module.exports = (req, res) => res.send('here')"}))
+			cp.assign(pod)
+			before := cp.waitState(pod, agentv1.PodState_POD_STATE_ACTIVE)
+			cp.wait("a full pool", func() bool { return cp.pools["node24"].GetWarm() == 2 })
+			if code, body, _ := call(t, "http://10.245.3.13:8080/"); code != 200 || body != "here" {
+				t.Fatalf("%d %q", code, body)
+			}
+			kill()
 
-	cp.mu.Lock()
-	clear(cp.pools)
-	cp.sync = []*agentv1.Assignment{pod}
-	cp.mu.Unlock()
-	a := startAgentIn(t, dir, cp, nil)
-	if code, body, _ := call(t, "http://10.245.3.13:8080/"); code != 200 || body != "here" {
-		t.Errorf("after the restart: %d %q", code, body)
+			cp.mu.Lock()
+			clear(cp.pools)
+			cp.sync = []*agentv1.Assignment{pod}
+			cp.mu.Unlock()
+			a := startAgentIn(t, dir, cp, nil)
+			if code, body, _ := call(t, "http://10.245.3.13:8080/"); code != 200 || body != "here" {
+				t.Errorf("after the restart: %d %q", code, body)
+			}
+			if after := cp.waitState(pod, agentv1.PodState_POD_STATE_ACTIVE); after.GetInstance().GetLeaseId() == before.GetInstance().GetLeaseId() {
+				t.Error("the killed agent's lease is still told")
+			}
+			if err := a.stop(); err != nil {
+				t.Fatal(err)
+			}
+			assertNothingLeft(t, a.cfg)
+		})
 	}
-	if after := cp.waitState(pod, agentv1.PodState_POD_STATE_ACTIVE); after.GetInstance().GetLeaseId() == before.GetInstance().GetLeaseId() {
-		t.Error("the killed agent's lease is still told")
-	}
-	if err := a.stop(); err != nil {
-		t.Fatal(err)
-	}
-	assertNothingLeft(t, a.cfg)
 }
 
 // assertNothingLeft fails if an agent that has stopped left something on the

@@ -23,6 +23,14 @@ type usage struct {
 
 func newUsage(now time.Time) *usage { return &usage{idleSince: now} }
 
+// unknown says that what goes on is known only with the worker's next report.
+func (u *usage) unknown() {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.worker = workerconn.Activity{InFlight: 1}
+	u.idleSince = time.Time{}
+}
+
 // begin counts a request that this agent is about to forward.
 func (u *usage) begin() {
 	u.mu.Lock()

@@ -27,13 +27,19 @@ type volumes struct {
 }
 
 // makeVolumes fetches the bundles of the mounts and writes their files, and
-// those of /etc, into dir, which must not exist and belongs to the volumes from
-// then on; emptyDirs makes what holds the emptyDirs there. Its errors are
-// *failure. ctx ends a download.
+// those of /etc, into dir, which belongs to the volumes from then on; emptyDirs
+// makes what holds the emptyDirs there. If dir exists it is that of the pod's
+// volumes of an earlier process, which containers may have mounted: what is in it
+// stays. Its errors are *failure. ctx ends a download.
 func makeVolumes(ctx context.Context, bundles Bundles, dir string, a *Assignment, mounts []PodMount, emptyDirs func(dir string) error) (_ *volumes, err error) {
 	v := &volumes{dir: dir}
+	_, statErr := os.Lstat(dir)
+	inherited := statErr == nil
 	defer func() {
-		if err != nil {
+		switch {
+		case err != nil && inherited:
+			v.release()
+		case err != nil:
 			err = errors.Join(err, v.remove())
 		}
 	}()
@@ -64,7 +70,7 @@ func makeVolumes(ctx context.Context, bundles Bundles, dir string, a *Assignment
 	}
 	for target, content := range etcFiles(a) {
 		source := filepath.Join(dir, filepath.Base(target))
-		if err := os.WriteFile(source, []byte(content), 0o644); err != nil {
+		if err := writeUnlessSame(source, content); err != nil {
 			return nil, &failure{reason: ReasonVolumeFailed, message: fmt.Sprintf("write %s: %v", target, err)}
 		}
 		v.mounts = append(v.mounts, container.Mount{Source: source, Target: target, ReadOnly: true})
@@ -94,10 +100,19 @@ func (v *volumes) writeMount(i int, m PodMount) (container.Mount, error) {
 		return container.Mount{Source: source, Target: m.Path}, os.Chmod(source, 0o777)
 	}
 	source := v.filesDir(i)
-	if err := os.Mkdir(source, 0o755); err != nil {
+	if err := os.Mkdir(source, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
 		return container.Mount{}, err
 	}
 	return container.Mount{Source: source, Target: m.Path, ReadOnly: true}, writeFiles(source, m.Files)
+}
+
+// writeUnlessSame leaves a file alone, that may be mounted somewhere, if it is
+// what it shall be.
+func writeUnlessSame(name, content string) error {
+	if had, err := os.ReadFile(name); err == nil && string(had) == content {
+		return nil
+	}
+	return os.WriteFile(name, []byte(content), 0o644)
 }
 
 // filesDir is the folder of the i-th mount's files.
@@ -216,9 +231,7 @@ func inherit(dir string) error {
 
 // remove releases the bundles and deletes what was written.
 func (v *volumes) remove() error {
-	for _, b := range v.bundles {
-		b.Release()
-	}
+	v.release()
 	if err := unmountEmptyDirs(v.dir); err != nil {
 		return fmt.Errorf("remove the pod's emptyDirs: %w", err)
 	}
@@ -226,4 +239,10 @@ func (v *volumes) remove() error {
 		return fmt.Errorf("remove the pod's folder: %w", err)
 	}
 	return nil
+}
+
+func (v *volumes) release() {
+	for _, b := range v.bundles {
+		b.Release()
+	}
 }

@@ -34,6 +34,8 @@ type warmContainer struct {
 	closeNamespace func() error
 	// booted is the processor time that it had used when it was warm.
 	booted time.Duration
+	// kept tells the supervisor of the container; nil: it ends with this process.
+	kept *keptContainer
 	// onActivity is called for the worker's reports; nil until it is leased.
 	onActivity atomic.Pointer[func(workerconn.Activity)]
 	// guards are goroutines that wait for its end.
@@ -53,6 +55,7 @@ type starter struct {
 	args []string
 	// bootTimeout bounds the time from start to warm.
 	bootTimeout time.Duration
+	keep        *keeper
 	log         *slog.Logger
 }
 
@@ -128,6 +131,7 @@ func (s *starter) Start(ctx context.Context, runtime string) (_ *warmContainer, 
 	if used, err := w.container.Usage(ctx); err == nil {
 		w.booted = used.CPU
 	}
+	w.kept = s.keep.container(w)
 	return w, nil
 }
 
@@ -162,7 +166,11 @@ func (w *warmContainer) Alive() bool {
 // Destroy ends a container that was never leased; its port is free at once,
 // because no route ever led to it.
 func (w *warmContainer) Destroy(ctx context.Context) error {
-	return errors.Join(w.destroy(ctx), w.socket.Release())
+	err := w.destroy(ctx)
+	if err == nil {
+		w.kept.forget()
+	}
+	return errors.Join(err, w.socket.Release())
 }
 
 // destroy removes everything but the socket.

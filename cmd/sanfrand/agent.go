@@ -4,14 +4,17 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"sanfran.dev/internal/process"
+	"sanfran.dev/internal/supervisor"
 	"sanfran.dev/nodeagent"
 	"sanfran.dev/provider"
 )
@@ -25,6 +28,7 @@ type agentOptions struct {
 	runtimesDir   string
 	runtimes      map[string]string
 	healthAddress string
+	supervisorFD  int
 	config        nodeagent.Config
 }
 
@@ -35,6 +39,10 @@ func newAgentCommand() *cobra.Command {
 		Short: "Run the agent of a node: warm containers and the functions in them",
 		Long: `Run the agent of one node. It needs root, runc (or crun), a bpffs and the node's own network.
 
+This process is the agent's supervisor: it starts the agent proper as its child,
+and again when that crashes, and keeps its listening sockets and containers
+meanwhile. Told to end, it passes the signal on and ends with the child.
+
 From a checkout, in place of a cluster's agent of a node: run it in that node's
 network namespace, with --token-file the output of "kubectl create token",
 --audience sanfran, for the agent's ServiceAccount, bound to the agent's pod on
@@ -42,7 +50,12 @@ that node (--bound-object-kind Pod --bound-object-name …): the certificate, an
 the agent, speaks for the node of that pod. --ca-file is the key ca.crt of
 SanFran's CA ConfigMap, --control-plane-name <service>.<namespace>.svc.`,
 		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error { return o.run(cmd.Context()) },
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if o.supervisorFD == 0 {
+				return o.supervise()
+			}
+			return o.run(cmd.Context())
+		},
 	}
 	o.log.add(cmd)
 	o.connection.add(cmd)
@@ -77,9 +90,37 @@ SanFran's CA ConfigMap, --control-plane-name <service>.<namespace>.svc.`,
 	flags.Int64Var(&c.Logs.Budget, "pod-log-budget-bytes", 4<<30, "what all logs on this node may take, in bytes; beyond it the greatest loses its oldest file")
 	flags.DurationVar(&c.EventLoopLimit, "event-loop-limit", 30*time.Second, "how long a function may keep its event loop from running before its container is ended; 0: for ever")
 	flags.StringVar(&c.CgroupBase, "cgroup", "", "control group to make the containers' under (default: the agent's own)")
+	flags.IntVar(&o.supervisorFD, "supervisor-fd", 0, "descriptor that leads to the supervisor, which sets it")
+	must(flags.MarkHidden("supervisor-fd"))
 	must(cmd.MarkFlagRequired("node-name"))
 	must(cmd.MarkFlagRequired("node-ip"))
 	return cmd
+}
+
+// supervise runs the agent proper, this program with the same flags, and ends the
+// process when it has ended for good.
+func (o *agentOptions) supervise() error {
+	log, err := o.log.logger()
+	if err != nil {
+		return err
+	}
+	// What can be seen to be wrong needs no second process to say so.
+	if err := o.complete(); err != nil {
+		return err
+	}
+	if _, err := o.connection.host(); err != nil {
+		return err
+	}
+	code, err := supervisor.Run(supervisor.Config{
+		// Whatever has become of the file since, it is the same program.
+		Path: "/proc/self/exe", Args: append(slices.Clone(os.Args), fmt.Sprintf("--supervisor-fd=%d", supervisor.FD)),
+		Log: log.With("process", "supervisor", "node", o.config.NodeName),
+	})
+	if err != nil {
+		return err
+	}
+	os.Exit(code)
+	return nil
 }
 
 func (o *agentOptions) run(ctx context.Context) (err error) {
@@ -94,6 +135,9 @@ func (o *agentOptions) run(ctx context.Context) (err error) {
 	o.config.Log = log
 	ctx, cancel := process.WithSignals(ctx)
 	defer cancel()
+	if o.config.Supervisor, err = supervisor.Open(o.supervisorFD); err != nil {
+		return fmt.Errorf("--supervisor-fd: %w", err)
+	}
 
 	control, err := o.connection.open(log)
 	if err != nil {
@@ -104,7 +148,9 @@ func (o *agentOptions) run(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	health, err := listen(ctx, "--health-address", o.healthAddress)
+	health, err := o.config.Supervisor.Listener("listener/health", func() (net.Listener, error) {
+		return listen(ctx, "--health-address", o.healthAddress)
+	})
 	if err != nil {
 		return err
 	}

@@ -44,13 +44,22 @@ type connection struct {
 	bare     *grpc.ClientConn
 }
 
-func (f *connectionFlags) open(log *slog.Logger) (*connection, error) {
+// host is the name that the control plane's certificate must bear.
+func (f *connectionFlags) host() (string, error) {
 	host, _, err := net.SplitHostPort(f.address)
 	if err != nil {
-		return nil, fmt.Errorf("--control-plane: %w; give host:port", err)
+		return "", fmt.Errorf("--control-plane: %w; give host:port", err)
 	}
 	if f.name != "" {
 		host = f.name
+	}
+	return host, nil
+}
+
+func (f *connectionFlags) open(log *slog.Logger) (*connection, error) {
+	host, err := f.host()
+	if err != nil {
+		return nil, err
 	}
 	client := identity.NewClient(f.tokenFile, f.caFile, log.With("component", "identity"))
 	bare, err := rpc.Dial(f.address, client.TLS(host, false))

@@ -40,7 +40,7 @@ func (s *supervisor) killStrays(spare map[int]bool) {
 		s.reap()
 		pids, err := children(os.Getpid())
 		if err != nil {
-			s.log.Error("what the agent's process left cannot be found", "err", err)
+			s.log.Error("what the supervised process left cannot be found", "err", err)
 			return
 		}
 		left := pids[:0]

@@ -98,14 +98,14 @@ func Run(config Config) (code int, err error) {
 		log := s.log.With("ended", describe(s.ended), "lived", time.Since(began), "inARow", inARow)
 		switch {
 		case inARow > s.Crashes:
-			log.Error("the agent's process keeps crashing although it began with nothing; giving up")
+			log.Error("the supervised process keeps crashing although it began with nothing; giving up")
 			s.end()
 			return exitCode(s.ended), nil
 		case inARow == s.Crashes:
-			log.Error("the agent's process keeps crashing soon after its start: what was kept for it may be why, and is dropped", "entries", len(s.store.entries))
+			log.Error("the supervised process keeps crashing soon after its start: what was kept for it may be why, and is dropped", "entries", len(s.store.entries))
 			s.end()
 		default:
-			log.Error("the agent's process has crashed; another takes over", "entries", len(s.store.entries), "processes", len(s.store.alive()))
+			log.Error("the supervised process has crashed; another takes over", "entries", len(s.store.entries), "processes", len(s.store.alive()))
 		}
 	}
 }
@@ -155,7 +155,7 @@ func (s *supervisor) life(stop, dead <-chan os.Signal) error {
 	}
 	// What it has said is there, whether anybody else holds its end or not.
 	if err := unix.Shutdown(ours, unix.SHUT_RD); err != nil {
-		s.log.Error("the agent's process cannot be listened to", "err", err)
+		s.log.Error("the supervised process cannot be listened to", "err", err)
 	}
 	for listening := true; listening; {
 		select {
@@ -201,7 +201,7 @@ func (s *supervisor) hear(fd int, m heardMessage) {
 	}
 	if err != nil {
 		closeFiles(m.files)
-		s.log.Error("the agent's process says what is not understood", "err", err)
+		s.log.Error("the supervised process says what is not understood", "err", err)
 		return
 	}
 	switch r.Op {
@@ -209,7 +209,7 @@ func (s *supervisor) hear(fd int, m heardMessage) {
 		s.store.put(r, m.files)
 	case opUpdate:
 		if !s.store.update(r.Name, r.Data) {
-			s.log.Error("the agent's process updates what is not kept", "name", r.Name)
+			s.log.Error("the supervised process updates what is not kept", "name", r.Name)
 		}
 	case opRemove:
 		s.store.remove(r.Name)
@@ -246,7 +246,7 @@ func (s *supervisor) answer(fd int, r response, files []int) {
 		err = send(fd, message, files)
 	}
 	if err != nil && !errors.Is(err, unix.EPIPE) && !errors.Is(err, io.EOF) {
-		s.log.Error("the agent's process is not answered", "err", err)
+		s.log.Error("the supervised process is not answered", "err", err)
 	}
 }
 

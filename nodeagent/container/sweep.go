@@ -8,8 +8,8 @@ import (
 )
 
 // Sweep removes what an earlier life of the agent has left in the work
-// directory and in the containers' control groups. It is called once, before
-// the first Start. What it may find, by where that life ended:
+// directory and in the containers' control groups, and was not adopted. It is
+// called once, before the first Start. What it may find, by where that life ended:
 //
 //   - a folder, with or without an overlay on it: ended before the OCI runtime
 //     ran, or after Destroy had removed control group and state;
@@ -45,29 +45,33 @@ func (r *Runc) Sweep(ctx context.Context) error {
 		}
 	}
 	for id := range ids {
-		if err := r.sweepOne(ctx, id); err != nil {
+		removed, err := r.sweepOne(ctx, id)
+		if err != nil {
 			errs = append(errs, fmt.Errorf("remove what is left of container %s: %w", id, err))
 			continue
 		}
-		r.logger.InfoContext(ctx, "removed what was left of a container", "container", id)
+		if removed {
+			r.logger.InfoContext(ctx, "removed what was left of a container", "container", id)
+		}
 	}
 	return errors.Join(errs...)
 }
 
-func (r *Runc) sweepOne(ctx context.Context, id string) error {
+// sweepOne reports whether it removed the container: not if that is alive.
+func (r *Runc) sweepOne(ctx context.Context, id string) (bool, error) {
 	if err := r.claim(id); err != nil {
-		return nil // started since: not of an earlier life
+		return false, nil // started since, or adopted
 	}
 	defer r.unclaim(id)
 	ctx, cancel := context.WithTimeout(ctx, cleanTimeout)
 	defer cancel()
 	// The processes end first, so that none is in the way of the others.
 	if err := r.removeRuntimeState(ctx, id); err != nil {
-		return err
+		return false, err
 	}
 	slot := r.slot(id)
 	if err := slot.unmount(); err != nil {
-		return err
+		return false, err
 	}
-	return slot.remove()
+	return true, slot.remove()
 }
