@@ -155,7 +155,7 @@ func (c *keptContainer) reached(s stage, change func(*leaseRecord)) {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.gone || s < c.record.Stage {
+	if c.gone || s < c.record.Stage || s == c.record.Stage && change == nil {
 		return
 	}
 	c.record.Stage = s
