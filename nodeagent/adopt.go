@@ -271,9 +271,11 @@ func (a *Agent) drainOutlived(i *instance, r leaseRecord) {
 		defer early.Stop()
 	}
 	_, err := i.drain(a.ctx, max(0, time.Until(r.Until)))
+	if err != nil && i.alive() { // that process may have told it to end
+		a.log.Warn("a container of an earlier process did not drain", "pod", r.PodUID, "name", r.PodName, "err", err)
+	}
 	a.linger(i)
 	if err != nil {
-		a.log.Warn("a container of an earlier process did not drain", "pod", r.PodUID, "name", r.PodName, "err", err)
 		return
 	}
 	a.terminate(i, max(time.Until(r.Until), leastTermGrace))
