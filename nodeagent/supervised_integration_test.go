@@ -120,6 +120,18 @@ func (s *supervisedAgent) kill(meanwhile func()) *agentv1.Hello {
 	return hello
 }
 
+// settled waits until the agent's file knows so many pods: it is written once a
+// second at most, and what is not in it the next process learns from the control
+// plane.
+func (s *supervisedAgent) settled(pods int) {
+	s.t.Helper()
+	file := newSnapshot(s.cfg)
+	eventually(s.t, "the file of assignments", func() bool {
+		state, err := file.read()
+		return err == nil && state != nil && len(state.Pods) == pods
+	})
+}
+
 // stop ends supervisor and agent in order.
 func (s *supervisedAgent) stop() {
 	s.t.Helper()
@@ -263,6 +275,7 @@ func TestAnAgentKilledUnderLoad(t *testing.T) {
 
 	var away []time.Duration
 	for n := range kills {
+		s.settled(len(pods) + 1)
 		served := answers.Load()
 		hello := s.kill(func() {
 			began := time.Now()
