@@ -17,14 +17,18 @@ type oom struct {
 	own bool
 }
 
+// chargedAhead is what the kernel may charge a group ahead of its use: 64 pages on
+// each processor (MEMCG_CHARGE_BATCH), of few. So close to a limit is at it.
+const chargedAhead = 1 << 20
+
 // oom reads it; the zero value is that of a container whose group is gone.
 //
-// Cgroup v1 counts no moments of want as v2 does, but how often a limit kept
-// something from being taken at once, which dropping cached files may have
-// cured. Where memory and swap are counted together, their limit is asked first
-// (try_charge_memcg in the kernel's mm/memcontrol.c), and the other's count stands
-// still. A container that once was full of those and is later killed because
-// of the group around counts as one at its own limit.
+// Cgroup v1 counts no moments of want as v2 does. It counts how often a limit kept
+// something from being taken at once (newer kernels do not, and where memory and
+// swap are counted together it is their limit that is asked first), and the most
+// that has been in use. Dropping cached files may have cured that: a container that
+// once was full of those and is later killed because of the group around counts as
+// one at its own limit.
 func (g *Cgroups) oom(id string) oom {
 	dir := g.folder("memory", filepath.Join(g.parent, id))
 	if g.v2 {
@@ -32,11 +36,14 @@ func (g *Cgroups) oom(id string) oom {
 		return oom{kills: events["oom_kill"], own: events["oom"] > 0}
 	}
 	o := oom{kills: readCounters(filepath.Join(dir, "memory.oom_control"))["oom_kill"]}
-	for _, file := range []string{"memory.failcnt", "memory.memsw.failcnt"} {
-		failed, _ := os.ReadFile(filepath.Join(dir, file)) // the second is not everywhere
-		n, _ := strconv.Atoi(strings.TrimSpace(string(failed)))
-		o.own = o.own || n > 0
+	number := func(file string) int64 {
+		data, _ := os.ReadFile(filepath.Join(dir, file)) // not all are everywhere
+		n, _ := strconv.ParseInt(strings.TrimSpace(string(data)), 10, 64)
+		return n
 	}
+	limit := number("memory.limit_in_bytes")
+	o.own = number("memory.failcnt") > 0 || number("memory.memsw.failcnt") > 0 ||
+		limit > 0 && number("memory.max_usage_in_bytes") >= limit-chargedAhead
 	return o
 }
 

@@ -91,6 +91,8 @@ func TestReadOOM(t *testing.T) {
 		"v1, at its own limit":                    {false, map[string]string{"memory.oom_control": "oom_kill_disable 0\nunder_oom 0\noom_kill 2\n", "memory.failcnt": "14\n"}, oom{kills: 2, own: true}},
 		"v1, at the limit around":                 {false, map[string]string{"memory.oom_control": "oom_kill_disable 0\nunder_oom 0\noom_kill 1\n", "memory.failcnt": "0\n"}, oom{kills: 1}},
 		"v1, at its own limit of memory and swap": {false, map[string]string{"memory.oom_control": "oom_kill_disable 0\nunder_oom 0\noom_kill 1\n", "memory.failcnt": "0\n", "memory.memsw.failcnt": "9\n"}, oom{kills: 1, own: true}},
+		"v1, at its own limit, uncounted":         {false, map[string]string{"memory.oom_control": "oom_kill_disable 0\nunder_oom 0\noom_kill 1\n", "memory.failcnt": "0\n", "memory.limit_in_bytes": "67108864\n", "memory.max_usage_in_bytes": "67100672\n"}, oom{kills: 1, own: true}},
+		"v1, never near its own limit":            {false, map[string]string{"memory.oom_control": "oom_kill_disable 0\nunder_oom 0\noom_kill 1\n", "memory.failcnt": "0\n", "memory.limit_in_bytes": "67108864\n", "memory.max_usage_in_bytes": "60000000\n"}, oom{kills: 1}},
 		"v1, nothing":                             {false, map[string]string{"memory.oom_control": "oom_kill_disable 0\nunder_oom 0\noom_kill 0\n", "memory.failcnt": "3\n"}, oom{own: true}},
 		"v2, at its own limit":                    {true, map[string]string{"memory.events": "low 0\nhigh 0\nmax 7\noom 3\noom_kill 1\noom_group_kill 0\n"}, oom{kills: 1, own: true}},
 		"v2, at the limit around":                 {true, map[string]string{"memory.events": "low 0\nhigh 0\nmax 7\noom 0\noom_kill 1\noom_group_kill 0\n"}, oom{kills: 1}},
