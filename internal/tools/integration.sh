@@ -19,4 +19,4 @@ export SANFRAN_NPM
 # parallel tests wait for containers more than they compute.
 race=-race
 [ "${RACE:-1}" != 0 ] || race=
-go test -tags integration $race -p 1 -parallel 4 -timeout 9m "$@"
+go test -tags integration $race -p 1 -parallel 4 -timeout 20m "$@"

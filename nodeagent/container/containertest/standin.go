@@ -165,6 +165,13 @@ func RunStandIn() {
 }
 
 func standIn(dir string, args []string) (status int, err error) {
+	if !slices.Contains(args, "run") { // no start, such as the question for its version
+		p, err := readPlan(dir)
+		if err != nil {
+			return 0, err
+		}
+		return runReal(p.Real, args)
+	}
 	p, err := takeFault(dir)
 	if err != nil {
 		return 0, err
