@@ -391,12 +391,17 @@ static void connects(int fd, struct sockaddr_in to, const char *step) {
 // Node.js does, which waits for this program.
 static int accepted(void) {
 	struct sockaddr_in self = address(word(0));
-	int client = must(socket(AF_INET, SOCK_STREAM, 0), "socket");
 	struct timeval patience = { 5, 0 };
-	setsockopt(client, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof patience);
-	must(connect(client, (struct sockaddr *)&self, sizeof self), "connect to the pod's own address");
 	struct pollfd p = { LISTENER, POLLIN, 0 };
-	if (poll(&p, 1, 5000) != 1) { errno = ETIMEDOUT; broken("nothing came to the listener"); }
+	// A pod that has just been woken may still have its address lead to the agent,
+	// which then waits for Node.js, too.
+	for (int tries = 1; ; tries++) {
+		int client = must(socket(AF_INET, SOCK_STREAM, 0), "socket");
+		setsockopt(client, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof patience);
+		must(connect(client, (struct sockaddr *)&self, sizeof self), "connect to the pod's own address");
+		if (poll(&p, 1, 1000) == 1) break;
+		if (tries == 5) { errno = ETIMEDOUT; broken("nothing came to the listener"); }
+	}
 	return must(accept(LISTENER, NULL, NULL), "accept");
 }
 
