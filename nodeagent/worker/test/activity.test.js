@@ -68,8 +68,13 @@ test('a container without a request sleeps', async (t) => {
   await container.receive('activity', { where: (m) => m.inFlight === 0 })
   const { pid } = container.process
   const wakes = () => Number(/^voluntary_ctxt_switches:\s+(\d+)/m.exec(fs.readFileSync(`/proc/${pid}/task/${pid}/status`, 'utf8'))[1])
-  await passes(200) // what the request left to do is over
-  const before = wakes()
-  await passes(1000)
-  assert.ok(wakes() - before <= 3, `it woke ${wakes() - before} times in a second`)
+  // V8 collects garbage for some seconds after a boot; a timer of ours would wake it
+  // in each of them.
+  const counts = []
+  do {
+    const before = wakes()
+    await passes(1000)
+    counts.push(wakes() - before)
+  } while (counts.at(-1) > 3 && counts.length < 10)
+  assert.ok(counts.at(-1) <= 3, `in each second it woke so often: ${counts}`)
 })
