@@ -81,7 +81,16 @@ func bundleOf(dir string) ([]byte, error) {
 // compiled runs the worker's compile.js by the runtime's own Node.js, in a folder
 // that has the bundle. What it makes is kept in the cache.
 func (b *builder) compiled(ctx context.Context, rt nodeRuntime, l lock, dir, name string, bundle []byte) ([]byte, error) {
-	kept := filepath.Join(b.cache, "worker-compiled", sha256Hex(fmt.Appendf(nil, "%s %s", l.Npm.Integrity, bundle))[:keyLength])
+	// What V8 makes depends on how it is asked to, too.
+	key := fmt.Appendf(nil, "%s %s", l.Npm.Integrity, bundle)
+	for _, file := range []string{"bundled.js", "compile.js"} {
+		text, err := os.ReadFile(filepath.Join(dir, file))
+		if err != nil {
+			return nil, err
+		}
+		key = append(key, text...)
+	}
+	kept := filepath.Join(b.cache, "worker-compiled", sha256Hex(key)[:keyLength])
 	if data, err := os.ReadFile(kept); err == nil {
 		return data, nil
 	}
@@ -98,7 +107,7 @@ func (b *builder) compiled(ctx context.Context, rt nodeRuntime, l lock, dir, nam
 	if err != nil {
 		return nil, err
 	}
-	return data, errors.Join(os.MkdirAll(filepath.Dir(kept), 0o755), writeFileAtomic(kept, data))
+	return data, writeFileAtomic(kept, data)
 }
 
 // nodeProgram returns the Node.js of a lock as a program of this machine, unpacked

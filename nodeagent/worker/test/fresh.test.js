@@ -9,6 +9,7 @@ const fs = require('node:fs')
 const path = require('node:path')
 const test = require('node:test')
 
+const { DEFAULT_CALLS } = require('../feedback.js')
 const { serving, bundle } = require('./container.js')
 
 const LOOK = fs.readFileSync(path.join(__dirname, 'fresh', 'look.js'), 'utf8')
@@ -68,4 +69,10 @@ test('what Node warns of once has not been warned of yet', async (t) => {
   assert.deepEqual(ours, fresh)
   assert.notEqual(stderr, '')
   assert.equal(log.replaceAll(/\/tmp\/\S+/g, ''), stderr.replaceAll(/\/tmp\/\S+/g, ''))
+})
+
+test('V8 notes types from the same call on as it does by default', () => {
+  const { stdout } = spawnSync(process.execPath, ['--v8-options'], { encoding: 'utf8' })
+  const [, calls] = /default: --invocation-count-for-feedback-allocation=(\d+)/.exec(stdout)
+  assert.equal(DEFAULT_CALLS, Number(calls))
 })
