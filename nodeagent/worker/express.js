@@ -41,7 +41,23 @@ function weakETag(body, encoding) {
 /** Longest query that is parsed here: no more pairs fit than querystring takes. */
 const MAX_QUERY = 1 << 10
 
-/** What querystring.parse makes of a query, in half the time where nothing in it is encoded. */
+/** How many names of parameters are kept, and how long they may be. */
+const MAX_NAMES = 256
+const MAX_NAME = 64
+
+// Where V8 has seen only one name, as with most functions, it takes most of a
+// parse's time to make a property's name of a text that was just cut out. One that
+// was a name before it knows.
+const names = new Map()
+
+function nameOf(text) {
+  const name = names.get(text)
+  if (name !== undefined) return name
+  if (names.size < MAX_NAMES && text.length <= MAX_NAME) names.set(text, text)
+  return text
+}
+
+/** What querystring.parse makes of a query, in less time where nothing in it is encoded. */
 function parseQuery(text) {
   if (typeof text !== 'string' || text.length > MAX_QUERY || text.includes('%') || text.includes('+')) return querystring.parse(text)
   const query = { __proto__: null }
@@ -51,7 +67,7 @@ function parseQuery(text) {
     if (end === start) continue
     let equals = text.indexOf('=', start)
     if (equals < 0 || equals > end) equals = end
-    const key = text.slice(start, equals)
+    const key = nameOf(text.slice(start, equals))
     const value = text.slice(equals + 1, end)
     const before = query[key]
     if (before === undefined) query[key] = value
