@@ -86,6 +86,15 @@ func run(t *testing.T) *running {
 	return r
 }
 
+// settle lets the time pass in which, after the start, no pod is given away.
+func (r *running) settle() {
+	b := r.pool.books
+	b.mu.Lock()
+	b.started = b.started.Add(-settleWithin)
+	b.mu.Unlock()
+	b.Tick(time.Now())
+}
+
 // dial returns a connection of a pod of role on node.
 func (r *running) dial(t *testing.T, role identity.Role, node string) *grpc.ClientConn {
 	t.Helper()
@@ -202,6 +211,7 @@ func TestOnePodsLife(t *testing.T) {
 	if sync := hear(t, agent).GetSync(); sync == nil || len(sync.GetAssignments()) != 0 || sync.GetGeneration() != 1 {
 		t.Fatalf("first message %v, want an empty Sync of generation 1: the pod may be another agent's until the books settle", sync)
 	}
+	r.settle()
 	assigned := hear(t, agent).GetAssign()
 	if assigned.GetPodUid() != "a" || assigned.GetEpoch().GetGeneration() != 1 || assigned.GetStartParked() {
 		t.Fatalf("assigned %v", assigned)
@@ -280,6 +290,7 @@ func TestNewerStreamAbortsTheOlder(t *testing.T) {
 func TestPoolTargetIsTold(t *testing.T) {
 	r := run(t)
 	r.pool.Synced(nil)
+	r.settle()
 	both := hello("n1")
 	both.Runtimes = []string{"node24", "node26"}
 	stream := connect(t, r.dial(t, identity.RoleAgent, "n1"), both)

@@ -39,6 +39,7 @@ func startDialedAgent(t *testing.T) *dialedAgent {
 		t.Fatal(err)
 	}
 	a.r.pool.Synced([]string{"a"})
+	a.r.settle()
 	for {
 		m := hear(t, a.control)
 		if m.GetAssign() != nil || len(m.GetSync().GetAssignments()) > 0 {
