@@ -97,7 +97,7 @@ type noBundles struct{}
 
 func (noBundles) Stats() bundle.Stats { return bundle.Stats{} }
 
-func (noBundles) Get(context.Context, string) (*bundle.Bundle, error) {
+func (noBundles) Get(context.Context, string, string) (*bundle.Bundle, error) {
 	return nil, errors.New("the control plane is away")
 }
 

@@ -11,8 +11,8 @@ import (
 
 // Bundles keeps code by digest; *bundle.Store does.
 type Bundles interface {
-	// Get returns a bundle, fetched if need be. The caller releases it.
-	Get(ctx context.Context, digest string) (*bundle.Bundle, error)
+	// Get returns a bundle for a namespace, fetched if need be. The caller releases it.
+	Get(ctx context.Context, namespace, digest string) (*bundle.Bundle, error)
 	// Stats are the store's numbers.
 	Stats() bundle.Stats
 }

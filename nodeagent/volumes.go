@@ -53,7 +53,7 @@ func makeVolumes(ctx context.Context, bundles Bundles, dir string, a *Assignment
 	failpoint.Here("volumes: folder made")
 	for i, m := range mounts {
 		if m.Bundle != "" {
-			b, err := bundles.Get(ctx, m.Bundle)
+			b, err := bundles.Get(ctx, a.Namespace, m.Bundle)
 			if err != nil {
 				return nil, &failure{reason: bundleReason(err), message: err.Error()}
 			}

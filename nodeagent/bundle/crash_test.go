@@ -53,7 +53,7 @@ func crashArchive(t *testing.T, extra string) []byte {
 // wantWhole fails unless the store serves exactly the bundle.
 func wantWhole(t *testing.T, s *Store, digest string) {
 	t.Helper()
-	b, err := s.Get(t.Context(), digest)
+	b, err := s.Get(t.Context(), namespace, digest)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -78,7 +78,7 @@ func steps(t *testing.T, f *fetcher, digest, other string) []disk {
 	s := openIn(t, dir, f, Options{})
 	end := record(t, s)
 	mustGet(t, s, digest).Release() // fetched
-	if err := os.Remove(filepath.Join(s.path(digest[7:]), "content", "lib", "a.js")); err != nil {
+	if err := os.Remove(filepath.Join(s.path(keptAs(digest)), "content", "lib", "a.js")); err != nil {
 		t.Fatal(err)
 	}
 	mustGet(t, s, digest).Release() // found damaged, taken away, fetched
@@ -179,7 +179,7 @@ func TestBundlesSurviveRestartsAndBoots(t *testing.T) {
 		s := openIn(t, dir, f, Options{})
 		s.boot = boot
 		wantWhole(t, s, digestOf(data))
-		if m, err := readManifest(s.path(digestOf(data)[7:])); err != nil || m.Boot != boot {
+		if m, err := readManifest(s.path(keptAs(digestOf(data)))); err != nil || m.Boot != boot {
 			t.Errorf("in the boot %q the manifest is %+v, %v", boot, m, err)
 		}
 		s.Close()
@@ -220,7 +220,7 @@ func TestADamagedBundleIsFetchedAgain(t *testing.T) {
 				s := openIn(t, dir, f, Options{})
 				mustGet(t, s, digest).Release()
 				before := f.calls.Load()
-				if err := damage.do(s.path(digest[7:])); err != nil {
+				if err := damage.do(s.path(keptAs(digest))); err != nil {
 					t.Fatal(err)
 				}
 				if restarted {
@@ -234,7 +234,7 @@ func TestADamagedBundleIsFetchedAgain(t *testing.T) {
 				if n := f.calls.Load() - before; n != 1 {
 					t.Errorf("restarted %v: %d fetches, want 1", restarted, n)
 				}
-				if stats := s.Stats(); stats.Bundles != 1 || stats.Bytes != s.entries[digest[7:]].bytes {
+				if stats := s.Stats(); stats.Bundles != 1 || stats.Bytes != s.entries[keptAs(digest)].bytes {
 					t.Errorf("restarted %v: %+v", restarted, stats)
 				}
 				assertNoPartials(t, s)
@@ -255,7 +255,7 @@ func swap(dir string, with func(path string) error) error {
 func TestWhatIsNoBundleIsRemovedAtOpen(t *testing.T) {
 	dir := t.TempDir()
 	openIn(t, dir, &fetcher{}, Options{}).Close()
-	for _, name := range []string{"sha256/" + strings.Repeat("a", 64) + "/content", "sha256/x", "partial/1/content", "partial/old-2/old/content"} {
+	for _, name := range []string{"sha256/" + strings.Repeat("a", 32) + "-" + strings.Repeat("a", 64) + "/content", "sha256/x", "partial/1/content", "partial/old-2/old/content"} {
 		if err := os.MkdirAll(filepath.Join(dir, name), 0o755); err != nil {
 			t.Fatal(err)
 		}
@@ -278,13 +278,13 @@ func TestWhoComesWhenAFetchIsGivenUpGetsAnother(t *testing.T) {
 	s := openIn(t, t.TempDir(), f, Options{Fetched: func(_ time.Duration, err error) { told = append(told, err) }})
 	ctx, giveUp := context.WithCancel(t.Context())
 	first := make(chan error, 1)
-	go func() { _, err := s.Get(ctx, digest); first <- err }()
+	go func() { _, err := s.Get(ctx, namespace, digest); first <- err }()
 	f.waiting(1)
 	giveUp()
 	<-first
 	second := make(chan error, 1)
 	go func() {
-		b, err := s.Get(context.Background(), digest)
+		b, err := s.Get(context.Background(), namespace, digest)
 		if err == nil {
 			b.Release()
 		}

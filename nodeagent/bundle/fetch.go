@@ -37,7 +37,7 @@ func (s *Store) finish(e *entry, err error) {
 	w := e.work
 	e.work, w.err = nil, err
 	if err != nil {
-		delete(s.entries, e.hex)
+		delete(s.entries, e.name)
 		s.used -= e.bytes
 		e.bytes = 0
 	}
@@ -86,7 +86,7 @@ func (s *Store) turn(ctx context.Context) (release func(), err error) {
 // while it runs; else every byte. It is never given up: it waits for the disk
 // alone.
 func (s *Store) check(e *entry) error {
-	dir := s.path(e.hex)
+	dir := s.path(e.name)
 	m, err := readManifest(dir)
 	if err != nil {
 		return err
@@ -169,7 +169,7 @@ func (s *Store) fetch(ctx context.Context, e *entry) (err error) {
 	s.step("fetch: put it in place")
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if err := os.Rename(partial, s.path(e.hex)); err != nil {
+	if err := os.Rename(partial, s.path(e.name)); err != nil {
 		return fmt.Errorf("put the bundle in place: %w", err)
 	}
 	failpoint.Here("bundle: in place")

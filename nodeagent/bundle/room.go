@@ -71,7 +71,7 @@ func (s *Store) evict() (bool, error) {
 	}
 	away, err := s.takeAway(oldest)
 	if err == nil {
-		delete(s.entries, oldest.hex)
+		delete(s.entries, oldest.name)
 		s.evicted++
 	}
 	s.mu.Unlock()
@@ -95,7 +95,7 @@ func (s *Store) takeAway(e *entry) (string, error) {
 		return "", err
 	}
 	s.step("take away")
-	if err := os.Rename(s.path(e.hex), filepath.Join(away, "old")); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := os.Rename(s.path(e.name), filepath.Join(away, "old")); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return "", errors.Join(err, os.Remove(away))
 	}
 	return away, nil

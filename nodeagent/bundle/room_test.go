@@ -24,13 +24,13 @@ func code(t testing.TB, name string, blocksWanted int) (digest string, data []by
 
 // isKept says whether the store has a bundle on its disk.
 func isKept(s *Store, digest string) bool {
-	_, err := os.Lstat(s.path(strings.TrimPrefix(digest, "sha256:")))
+	_, err := os.Lstat(s.path(keptAs(digest)))
 	return err == nil
 }
 
 func mustGet(t testing.TB, s *Store, digest string) *Bundle {
 	t.Helper()
-	b, err := s.Get(context.Background(), digest)
+	b, err := s.Get(context.Background(), namespace, digest)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -71,7 +71,7 @@ func TestWhatIsInUseIsNeverDropped(t *testing.T) {
 	f.data[second] = data
 	s := openIn(t, t.TempDir(), f, Options{Budget: 19 * blockSize})
 	held := mustGet(t, s, first)
-	_, err := s.Get(t.Context(), second)
+	_, err := s.Get(t.Context(), namespace, second)
 	if !errors.Is(err, ErrNoRoom) || errors.Is(err, ErrRefused) || !strings.Contains(err.Error(), "use take 40960 of the 77824 bytes") {
 		t.Fatalf("got %v, want ErrNoRoom with the numbers", err)
 	}
@@ -92,7 +92,7 @@ func TestABundleLargerThanTheBudgetIsRefused(t *testing.T) {
 	f := &fetcher{data: map[string][]byte{digest: data, small: other}}
 	s := openIn(t, t.TempDir(), f, Options{Budget: 9 * blockSize})
 	mustGet(t, s, small).Release()
-	_, err := s.Get(t.Context(), digest)
+	_, err := s.Get(t.Context(), namespace, digest)
 	if !errors.Is(err, ErrRefused) || !strings.Contains(err.Error(), `"index.js"`) || !strings.Contains(err.Error(), "agent.bundleMiB") {
 		t.Errorf("got %v, want a refusal that says what to do", err)
 	}
@@ -112,7 +112,7 @@ func TestALowerBudgetIsKeptFromTheStart(t *testing.T) {
 		digests[i], data = code(t, fmt.Sprint(i), 10)
 		f.data[digests[i]] = data
 		mustGet(t, s, digests[i]).Release()
-		s.touch(strings.TrimPrefix(digests[i], "sha256:"), time.Unix(1e9-int64(i), 0)) // the last is the oldest
+		s.touch(s.entries[keptAs(digests[i])], time.Unix(1e9-int64(i), 0)) // the last is the oldest
 	}
 	s.Close()
 	s = openIn(t, dir, f, Options{Budget: 20 * blockSize})
@@ -216,7 +216,7 @@ func TestTheBooksAreThoseOfTheDisk(t *testing.T) {
 		t.Repeat(map[string]func(*rapid.T){
 			"get": func(t *rapid.T) {
 				i := which.Draw(t, "bundle")
-				b, err := s.Get(context.Background(), digests[i])
+				b, err := s.Get(context.Background(), namespace, digests[i])
 				if errors.Is(err, ErrNoRoom) {
 					var others int64
 					for j, uses := range held {
@@ -244,7 +244,7 @@ func TestTheBooksAreThoseOfTheDisk(t *testing.T) {
 							cancel()
 						}
 						defer cancel()
-						if b, err := s.Get(ctx, digests[i]); err == nil {
+						if b, err := s.Get(ctx, namespace, digests[i]); err == nil {
 							b.Release()
 						}
 					})
@@ -262,7 +262,7 @@ func TestTheBooksAreThoseOfTheDisk(t *testing.T) {
 			"damage": func(t *rapid.T) {
 				i := which.Draw(t, "bundle")
 				if len(held[i]) == 0 && isKept(s, digests[i]) {
-					if err := os.Truncate(filepath.Join(s.path(digests[i][7:]), "content", "index.js"), 1); err != nil {
+					if err := os.Truncate(filepath.Join(s.path(keptAs(digests[i])), "content", "index.js"), 1); err != nil {
 						t.Fatal(err)
 					}
 				}

@@ -2,6 +2,8 @@ package bundle
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -53,8 +55,12 @@ const maxBusy = 8
 
 // Store is a folder of unpacked bundles. It is safe for concurrent use.
 //
-// Layout: <dir>/sha256/<hex> is a whole bundle, its files in content and what
-// they are in manifest.json; <dir>/partial/<random> is one that is being
+// Namespaces share no files, though they may have the same bundle: each could see
+// when the other opens them (inotify), and by the time it takes whether the other has
+// lately. So every bundle is fetched, kept and counted for each namespace.
+//
+// Layout: <dir>/sha256/<namespace>-<hex> is a whole bundle, its files in content and
+// what they are in manifest.json; <dir>/partial/<random> is one that is being
 // unpacked or deleted; <dir>/lock is held by the process that owns the store.
 type Store struct {
 	dir     string
@@ -79,14 +85,15 @@ type Store struct {
 	// it.
 	mu      sync.Mutex
 	closed  bool
-	entries map[string]*entry // by the hex part of the digest
+	entries map[string]*entry // by name
 	used    int64             // what is taken of the budget
 	evicted int64
 }
 
 // entry is a bundle that is on the disk, or on its way there.
 type entry struct {
-	hex string
+	// name is its folder's, of nameOf.
+	name string
 	// refs are its uses, and those who wait for its work.
 	refs     int
 	bytes    int64 // of used
@@ -95,7 +102,7 @@ type entry struct {
 	work *work
 }
 
-func (e *entry) digest() string { return "sha256:" + e.hex }
+func (e *entry) digest() string { return "sha256:" + e.name[len(e.name)-hexDigits:] }
 
 // work is one check or fetch of a bundle. Everybody who asks meanwhile waits for
 // it; it is cancelled when none of them does any more.
@@ -196,8 +203,8 @@ func (s *Store) restore() error {
 	}
 	for _, f := range found {
 		m, err := readManifest(s.path(f.Name()))
-		if _, nameErr := parseDigest("sha256:" + f.Name()); err != nil || nameErr != nil {
-			s.opts.Log.Warn("what is no whole bundle is removed", "name", f.Name(), "err", errors.Join(err, nameErr))
+		if err != nil || !validName(f.Name()) {
+			s.opts.Log.Warn("what is no whole bundle is removed", "name", f.Name(), "err", err)
 			if err := os.RemoveAll(s.path(f.Name())); err != nil {
 				return err
 			}
@@ -207,7 +214,7 @@ func (s *Store) restore() error {
 		if err != nil {
 			return err
 		}
-		s.entries[f.Name()] = &entry{hex: f.Name(), bytes: m.Bytes, lastUsed: info.ModTime()}
+		s.entries[f.Name()] = &entry{name: f.Name(), bytes: m.Bytes, lastUsed: info.ModTime()}
 		s.used += m.Bytes
 	}
 	for s.used > s.opts.Budget {
@@ -219,7 +226,7 @@ func (s *Store) restore() error {
 }
 
 // path is where a whole bundle is.
-func (s *Store) path(hex string) string { return filepath.Join(s.dir, "sha256", hex) }
+func (s *Store) path(name string) string { return filepath.Join(s.dir, "sha256", name) }
 
 // Close ends the fetches under way and waits for them. Bundles in use keep
 // their folders.
@@ -236,23 +243,23 @@ func (s *Store) Close() {
 }
 
 // Get returns the bundle of a digest ("sha256:" and 64 lower-case hex digits)
-// and fetches it if the node does not have it yet. Callers that ask for the
-// same digest meanwhile share one fetch; it ends early when the last of them
+// for a namespace and fetches it if the node does not have it yet. Callers that ask
+// for the same meanwhile share one fetch; it ends early when the last of them
 // gives up. A failure is not remembered: the next Get tries again.
 //
 // Its errors wrap ErrRefused, ErrNoRoom, ErrClosed, the cause of ctx's end, or
 // what the fetcher said.
-func (s *Store) Get(ctx context.Context, digest string) (*Bundle, error) {
-	hex, err := parseDigest(digest)
+func (s *Store) Get(ctx context.Context, namespace, digest string) (*Bundle, error) {
+	name, err := nameOf(namespace, digest)
 	if err != nil {
 		return nil, err
 	}
 	for {
-		e, w, err := s.use(hex)
+		e, w, err := s.use(name)
 		if err != nil {
 			return nil, err
 		}
-		b := &Bundle{dir: filepath.Join(s.path(hex), "content"), release: sync.OnceFunc(func() { s.release(e) })}
+		b := &Bundle{dir: filepath.Join(s.path(name), "content"), release: sync.OnceFunc(func() { s.release(e) })}
 		if w == nil {
 			return b, nil
 		}
@@ -275,17 +282,17 @@ func (s *Store) Get(ctx context.Context, digest string) (*Bundle, error) {
 }
 
 // use counts a use of a bundle and returns the work to wait for, if any.
-func (s *Store) use(hex string) (*entry, *work, error) {
+func (s *Store) use(name string) (*entry, *work, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
 		return nil, nil, ErrClosed
 	}
-	e := s.entries[hex]
+	e := s.entries[name]
 	switch {
 	case e == nil:
-		e = &entry{hex: hex}
-		s.entries[hex] = e
+		e = &entry{name: name}
+		s.entries[name] = e
 		s.begin(e, false)
 	case e.refs == 0 && e.work == nil:
 		// Nobody has watched over it since it was last used.
@@ -308,15 +315,15 @@ func (s *Store) release(e *entry) {
 	}
 	s.mu.Unlock()
 	if idle {
-		s.touch(e.hex, now)
+		s.touch(e, now)
 	}
 }
 
 // touch notes when a bundle was used, for the next process: without it that
 // drops another one first.
-func (s *Store) touch(hex string, now time.Time) {
-	if err := os.Chtimes(s.path(hex), now, now); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		s.opts.Log.Debug("when a bundle was used is not noted", "digest", "sha256:"+hex, "err", err)
+func (s *Store) touch(e *entry, now time.Time) {
+	if err := os.Chtimes(s.path(e.name), now, now); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		s.opts.Log.Debug("when a bundle was used is not noted", "digest", e.digest(), "err", err)
 	}
 }
 
@@ -345,12 +352,26 @@ func (s *Store) Stats() Stats {
 	return stats
 }
 
-// parseDigest returns the hex part of a well-formed digest. It becomes a file
-// name, so nothing else passes.
-func parseDigest(digest string) (string, error) {
-	hex, ok := strings.CutPrefix(digest, "sha256:")
-	if !ok || len(hex) != 64 || strings.Trim(hex, "0123456789abcdef") != "" {
+// hexDigits are those of a digest, ownerDigits those of a namespace's.
+const hexDigits, ownerDigits = 64, 32
+
+// nameOf is the name of a bundle's folder for a namespace, which no other has. The
+// digest is checked: nothing else than digits becomes a file's name.
+func nameOf(namespace, digest string) (string, error) {
+	digits, ok := strings.CutPrefix(digest, "sha256:")
+	if !ok || !isHex(digits, hexDigits) {
 		return "", fmt.Errorf("bundle: %q is no digest: want \"sha256:\" and 64 lower-case hex digits", digest)
 	}
-	return hex, nil
+	owner := sha256.Sum256([]byte(namespace))
+	return hex.EncodeToString(owner[:ownerDigits/2]) + "-" + digits, nil
+}
+
+// validName reports whether a folder's name is of nameOf's form.
+func validName(name string) bool {
+	owner, digits, ok := strings.Cut(name, "-")
+	return ok && isHex(owner, ownerDigits) && isHex(digits, hexDigits)
+}
+
+func isHex(s string, length int) bool {
+	return len(s) == length && strings.Trim(s, "0123456789abcdef") == ""
 }

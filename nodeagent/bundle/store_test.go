@@ -22,6 +22,18 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
+// namespace is whose bundles these tests get, unless they are about several.
+const namespace = "default"
+
+// keptAs is the name of a bundle's folder.
+func keptAs(digest string) string {
+	name, err := nameOf(namespace, digest)
+	if err != nil {
+		panic(err)
+	}
+	return name
+}
+
 func digestOf(data []byte) string {
 	sum := sha256.Sum256(data)
 	return "sha256:" + hex.EncodeToString(sum[:])
@@ -130,7 +142,7 @@ func TestGetUnpacksForEverybodyToRead(t *testing.T) {
 	)
 	f := &fetcher{data: map[string][]byte{digestOf(data): data}}
 	s := openStore(t, f, Limits{})
-	b, err := s.Get(t.Context(), digestOf(data))
+	b, err := s.Get(t.Context(), namespace, digestOf(data))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -161,7 +173,7 @@ func TestGetSharesOneFetch(t *testing.T) {
 	var wg sync.WaitGroup
 	for range 20 {
 		wg.Go(func() {
-			b, err := s.Get(t.Context(), digestOf(data))
+			b, err := s.Get(t.Context(), namespace, digestOf(data))
 			if err != nil {
 				t.Error(err)
 				return
@@ -182,7 +194,7 @@ func TestGetGivenUpByAllEndsTheFetch(t *testing.T) {
 	s := openStore(t, f, Limits{})
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, err := s.Get(ctx, digestOf(nil)); !errors.Is(err, context.Canceled) {
+	if _, err := s.Get(ctx, namespace, digestOf(nil)); !errors.Is(err, context.Canceled) {
 		t.Fatalf("got %v, want context.Canceled", err)
 	}
 	s.running.Wait()
@@ -193,11 +205,11 @@ func TestFailureIsNotRemembered(t *testing.T) {
 	data := archive(t, reg("index.js", "x"))
 	f := &fetcher{data: map[string][]byte{}}
 	s := openStore(t, f, Limits{})
-	if _, err := s.Get(t.Context(), digestOf(data)); err == nil {
+	if _, err := s.Get(t.Context(), namespace, digestOf(data)); err == nil {
 		t.Fatal("an unknown digest was found")
 	}
 	f.data[digestOf(data)] = data
-	b, err := s.Get(t.Context(), digestOf(data))
+	b, err := s.Get(t.Context(), namespace, digestOf(data))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -218,10 +230,10 @@ func TestRefusesWhatIsNotTheDigest(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := openStore(t, &fetcher{data: map[string][]byte{good: served}}, Limits{})
-			if b, err := s.Get(t.Context(), good); err == nil {
+			if b, err := s.Get(t.Context(), namespace, good); err == nil {
 				t.Fatalf("unpacked to %s", b.Dir())
 			}
-			if _, err := os.Stat(filepath.Join(s.dir, "sha256", good[7:])); err == nil {
+			if _, err := os.Stat(s.path(keptAs(good))); err == nil {
 				t.Error("a wrong bundle stands under the digest's name")
 			}
 			assertNoPartials(t, s)
@@ -232,7 +244,7 @@ func TestRefusesWhatIsNotTheDigest(t *testing.T) {
 func TestGetRefusesMalformedDigests(t *testing.T) {
 	s := openStore(t, &fetcher{}, Limits{})
 	for _, digest := range []string{"", "sha256:", "sha256:../../etc", "sha1:" + strings.Repeat("a", 64), "sha256:" + strings.Repeat("A", 64), strings.Repeat("a", 64)} {
-		if _, err := s.Get(t.Context(), digest); err == nil {
+		if _, err := s.Get(t.Context(), namespace, digest); err == nil {
 			t.Errorf("%q was taken for a digest", digest)
 		}
 	}
@@ -241,7 +253,36 @@ func TestGetRefusesMalformedDigests(t *testing.T) {
 func TestGetAfterClose(t *testing.T) {
 	s := openStore(t, &fetcher{}, Limits{})
 	s.Close()
-	if _, err := s.Get(t.Context(), digestOf(nil)); !errors.Is(err, ErrClosed) {
+	if _, err := s.Get(t.Context(), namespace, digestOf(nil)); !errors.Is(err, ErrClosed) {
 		t.Errorf("got %v, want ErrClosed", err)
+	}
+}
+
+func TestNamespacesShareNoFiles(t *testing.T) {
+	data := archive(t, reg("index.js", "x"))
+	s := openStore(t, &fetcher{data: map[string][]byte{digestOf(data): data}}, Limits{})
+	files := map[string]os.FileInfo{}
+	var each int64
+	for i, ns := range []string{"a", "b"} {
+		for range 2 { // the second time it is there
+			b, err := s.Get(t.Context(), ns, digestOf(data))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer b.Release()
+			if files[ns], err = os.Stat(filepath.Join(b.Dir(), "index.js")); err != nil {
+				t.Fatal(err)
+			}
+		}
+		stats := s.Stats()
+		if i == 0 {
+			each = stats.Bytes
+		}
+		if want := int64(i + 1); stats.Bundles != i+1 || stats.Bytes != want*each {
+			t.Errorf("%d bundles of %d bytes for %d namespaces, the first had %d", stats.Bundles, stats.Bytes, want, each)
+		}
+	}
+	if os.SameFile(files["a"], files["b"]) {
+		t.Error("two namespaces have the same file")
 	}
 }

@@ -132,7 +132,7 @@ func TestHostileArchivesAreRefused(t *testing.T) {
 	for name, attack := range hostile(t) {
 		t.Run(name, func(t *testing.T) {
 			s := openStore(t, &fetcher{data: map[string][]byte{digestOf(attack.data): attack.data}}, small)
-			_, err := s.Get(t.Context(), digestOf(attack.data))
+			_, err := s.Get(t.Context(), namespace, digestOf(attack.data))
 			if !errors.Is(err, ErrRefused) {
 				t.Fatalf("got %v, want ErrRefused", err)
 			}
@@ -165,7 +165,7 @@ func TestWhatIsHarmlessIsUnpacked(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			data := archive(t, entries...)
 			s := openStore(t, &fetcher{data: map[string][]byte{digestOf(data): data}}, small)
-			b, err := s.Get(t.Context(), digestOf(data))
+			b, err := s.Get(t.Context(), namespace, digestOf(data))
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -193,8 +193,7 @@ func neighbourAttacks() []Attack {
 		neighbour("process_vm_readv", "another's memory", wallPID, "ESRCH EPERM"),
 		neighbour("kill", "to signal another's processes", wallPID, "ESRCH EPERM"),
 		neighbour("watch", "when another opens files of the shared root", "an overlay of its own", "NONE"),
-		{Name: "neighbours/watch-bundle", Aim: "when another opens files of a bundle that both have", Wall: "nothing", Refusals: "NONE",
-			Open: "functions with the same bundle share its files"},
+		neighbour("watch-bundle", "when another opens files of a bundle that both have", "files of its namespace's own", "NONE"),
 		neighbour("compile-cache", "to plant code in the compile cache", wallNamespaced, "EROFS EACCES"),
 	}
 }
