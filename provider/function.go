@@ -11,6 +11,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	agentv1 "sanfran.dev/proto/sanfran/agent/v1"
+	routesv1 "sanfran.dev/proto/sanfran/routes/v1"
 )
 
 const (
@@ -22,7 +23,8 @@ const (
 	// AnnotationPark set to "true" has a pod parked also when its program listens
 	// by itself; handlers always are.
 	AnnotationPark = "sanfran.dev/park"
-	// AnnotationExpose set to "false" keeps a pod off the gateway.
+	// AnnotationExpose set to "false" keeps a pod off the gateway, or all of a
+	// namespace. It may be a label too.
 	AnnotationExpose = "sanfran.dev/expose"
 
 	// codePath is where a function's code is mounted.
@@ -43,9 +45,13 @@ var runtimes = map[string]string{
 
 // A Function is what a pod asks for, before what it refers to is resolved.
 type Function struct {
-	// Name is what follows /fn/.
+	// Name is what follows /fn/. Owner is the pod's top controller, whose pods alone
+	// are replicas of each other; empty: it has none.
 	Name    string
+	Owner   string
 	Exposed bool
+	// Policy is what gateways are asked for; nil: nothing.
+	Policy  *routesv1.Policy
 	Runtime string
 	Port    uint32
 	// IdleTimeout is nil when the pod leaves it to the control plane.
@@ -98,9 +104,11 @@ func ReadFunction(pod *corev1.Pod) (*Function, error) {
 	if err := checkContainer(c); err != nil {
 		return nil, err
 	}
+	name, owner := functionName(pod)
 	f := &Function{
-		Name:      functionName(pod),
-		Exposed:   pod.Annotations[AnnotationExpose] != "false" && pod.Labels[AnnotationExpose] != "false",
+		Name:      name,
+		Owner:     owner,
+		Exposed:   !hides(pod.Annotations) && !hides(pod.Labels),
 		Runtime:   runtimes[c.Image],
 		Port:      defaultPort,
 		Resources: resources(c),
@@ -111,6 +119,9 @@ func ReadFunction(pod *corev1.Pod) (*Function, error) {
 	if len(c.Ports) == 1 {
 		f.Port = uint32(c.Ports[0].ContainerPort)
 	}
+	if text, ok := pod.Annotations[AnnotationExpose]; ok && text != "true" && text != "false" {
+		return nil, unsupported("metadata.annotations["+AnnotationExpose+"]", `%q is neither "true" nor "false"`, text)
+	}
 	if text, ok := pod.Annotations[AnnotationIdleTimeout]; ok {
 		timeout, err := time.ParseDuration(text)
 		if err != nil || timeout < 0 {
@@ -120,6 +131,9 @@ func ReadFunction(pod *corev1.Pod) (*Function, error) {
 		f.IdleTimeout = &timeout
 	}
 	var err error
+	if f.Policy, err = readPolicy(pod, name); err != nil {
+		return nil, err
+	}
 	if f.Command, err = commandOf(c); err != nil {
 		return nil, err
 	}
@@ -151,22 +165,23 @@ func parkServer(pod *corev1.Pod) (bool, error) {
 }
 
 // functionName is the label's value, else the top controller's name, else the
-// pod's. A ReplicaSet's name ends in the pod-template-hash when a Deployment
-// made it; without that the ReplicaSet itself is the top controller.
-func functionName(pod *corev1.Pod) string {
-	if name := pod.Labels[LabelFunction]; name != "" {
-		return name
-	}
-	owner := metav1.GetControllerOf(pod)
-	if owner == nil {
-		return pod.Name
-	}
-	if owner.Kind == "ReplicaSet" {
-		if hash := pod.Labels["pod-template-hash"]; hash != "" {
-			return strings.TrimSuffix(owner.Name, "-"+hash)
+// pod's. The owner is that controller, "Deployment/hello". A ReplicaSet's name ends
+// in the pod-template-hash when a Deployment made it; without that the ReplicaSet
+// itself is the top controller.
+func functionName(pod *corev1.Pod) (name, owner string) {
+	name = pod.Name
+	if c := metav1.GetControllerOf(pod); c != nil {
+		kind := c.Kind
+		name = c.Name
+		if hash := pod.Labels["pod-template-hash"]; kind == "ReplicaSet" && hash != "" {
+			kind, name = "Deployment", strings.TrimSuffix(name, "-"+hash)
 		}
+		owner = kind + "/" + name
 	}
-	return owner.Name
+	if label := pod.Labels[LabelFunction]; label != "" {
+		name = label
+	}
+	return name, owner
 }
 
 // hostname is the pod's, at most 63 characters, as the kubelet cuts it.
@@ -255,5 +270,5 @@ func ignored(pod *corev1.Pod) []string {
 	if len(pod.Spec.EphemeralContainers) > 0 {
 		all = append(all, "spec.ephemeralContainers are not run yet")
 	}
-	return all
+	return append(all, unknownAnnotations(pod)...)
 }

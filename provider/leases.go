@@ -6,6 +6,7 @@ import (
 	"time"
 
 	agentv1 "sanfran.dev/proto/sanfran/agent/v1"
+	routesv1 "sanfran.dev/proto/sanfran/routes/v1"
 )
 
 // Leases is what the provider asks of the warm pool: a function pod becomes a
@@ -20,10 +21,11 @@ type Leases interface {
 	// Assign makes or keeps a home for a pod. The assignment's epoch is left
 	// to the pool; everything else is set, and nobody changes the message from
 	// then on. Assigning the same content again changes nothing; other content
-	// for the same UID takes the place of the former. Exposed says whether the
-	// gateway serves the pod. No agent with room is no error: the pod's status
-	// then is PREPARING with a reason.
-	Assign(ctx context.Context, assignment *agentv1.Assignment, exposed bool) error
+	// for the same UID takes the place of the former. Of the route, what gateways
+	// do with the pod (exposed, owner, created_unix, policy) is taken, and changes
+	// nothing about its containers; the rest is left to the pool. No agent with room
+	// is no error: the pod's status then is PREPARING with a reason.
+	Assign(ctx context.Context, assignment *agentv1.Assignment, route *routesv1.Route) error
 	// Withdraw ends a pod's assignment and lets its requests in flight finish
 	// within grace. It returns once that is decided; Status turns nil when it
 	// is done. A UID that is not assigned is no error.

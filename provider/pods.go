@@ -21,6 +21,7 @@ import (
 	"k8s.io/client-go/util/workqueue"
 
 	agentv1 "sanfran.dev/proto/sanfran/agent/v1"
+	routesv1 "sanfran.dev/proto/sanfran/routes/v1"
 )
 
 const (
@@ -50,6 +51,8 @@ const (
 type podController struct {
 	client   kubernetes.Interface
 	nodeName string
+	// account reads namespaces, which a node may not.
+	account kubernetes.Interface
 	// hostIP is the node's InternalIP.
 	hostIP      string
 	idleTimeout time.Duration
@@ -65,6 +68,8 @@ type podController struct {
 
 	queue    workqueue.TypedRateLimitingInterface[types.UID]
 	informer cache.SharedIndexInformer
+	// namespaceStore has every namespace, trimmed.
+	namespaceStore cache.Store
 	// synced says that informer is set and holds the first list.
 	synced atomic.Bool
 
@@ -80,6 +85,10 @@ type podController struct {
 type podRecord struct {
 	// inputs tell which pod the assignment was made of; empty before there is one.
 	inputs string
+	// route is the provider's part of the route that the pool was given; not to be
+	// changed. clash is whose name the pod was told it has taken.
+	route *routesv1.Route
+	clash string
 	// assignment is the last that the pool was given; not to be changed.
 	assignment *agentv1.Assignment
 	// refresh is when a token of the assignment should be replaced; zero: never.
@@ -109,14 +118,19 @@ func (c *podController) run(ctx context.Context) error {
 			o.FieldSelector = fields.OneTermEqualSelector("spec.nodeName", c.nodeName).String()
 		}))
 	c.informer = factory.Core().V1().Pods().Informer()
-	if err := c.informer.AddIndexers(cache.Indexers{byUID: func(obj any) ([]string, error) {
+	if err := c.informer.AddIndexers(cache.Indexers{byFunction: functionIndex, byUID: func(obj any) ([]string, error) {
 		return []string{string(obj.(*corev1.Pod).UID)}, nil
 	}}); err != nil {
-		return fmt.Errorf("index pods by UID: %w", err)
+		return fmt.Errorf("index pods by UID and function: %w", err)
 	}
+	all := informers.NewSharedInformerFactoryWithOptions(c.account, 0, informers.WithTransform(trimNamespace))
+	namespaces := all.Core().V1().Namespaces().Informer()
+	c.namespaceStore = namespaces.GetStore()
 	factory.StartWithContext(ctx)
 	defer factory.Shutdown()
-	if !cache.WaitForCacheSync(ctx.Done(), c.informer.HasSynced) {
+	all.StartWithContext(ctx)
+	defer all.Shutdown()
+	if !cache.WaitForCacheSync(ctx.Done(), c.informer.HasSynced, namespaces.HasSynced) {
 		return context.Cause(ctx)
 	}
 	c.synced.Store(true)
@@ -142,6 +156,9 @@ func (c *podController) run(ctx context.Context) error {
 	}
 	if _, err := c.informer.AddEventHandler(handler); err != nil {
 		return fmt.Errorf("watch pods: %w", err)
+	}
+	if _, err := namespaces.AddEventHandler(c.namespaceHandler()); err != nil {
+		return fmt.Errorf("watch namespaces: %w", err)
 	}
 	c.leases.Subscribe(func(uid string) { c.queue.Add(types.UID(uid)) })
 

@@ -21,6 +21,7 @@ import (
 	"k8s.io/client-go/tools/record"
 
 	agentv1 "sanfran.dev/proto/sanfran/agent/v1"
+	routesv1 "sanfran.dev/proto/sanfran/routes/v1"
 )
 
 // pool is Leases and Bundles from memory. A pod is ACTIVE as soon as it is
@@ -28,6 +29,7 @@ import (
 type pool struct {
 	mu        sync.Mutex
 	assigned  map[string]*agentv1.Assignment
+	routes    map[string]*routesv1.Route
 	statuses  map[string]*agentv1.PodStatus
 	withdrawn map[string][]time.Duration
 	synced    [][]string
@@ -42,14 +44,14 @@ type pool struct {
 
 func newPool() *pool {
 	return &pool{
-		assigned: map[string]*agentv1.Assignment{}, statuses: map[string]*agentv1.PodStatus{},
+		assigned: map[string]*agentv1.Assignment{}, routes: map[string]*routesv1.Route{}, statuses: map[string]*agentv1.PodStatus{},
 		withdrawn: map[string][]time.Duration{}, bundles: map[string]bool{}, initial: agentv1.PodState_POD_STATE_ACTIVE, changed: func(string) {},
 	}
 }
 
-func (p *pool) Assign(_ context.Context, a *agentv1.Assignment, _ bool) error {
+func (p *pool) Assign(_ context.Context, a *agentv1.Assignment, route *routesv1.Route) error {
 	p.mu.Lock()
-	p.assigned[a.PodUid] = a
+	p.assigned[a.PodUid], p.routes[a.PodUid] = a, route
 	p.mu.Unlock()
 	p.set(a.PodUid, &agentv1.PodStatus{PodUid: a.PodUid, State: p.initial})
 	return nil
@@ -141,7 +143,8 @@ func inWorldOf(t *testing.T, leases *pool, objects []runtime.Object, test func(w
 			t.Fatal(err)
 		}
 		c := &podController{
-			client: w.client, nodeName: "sanfran", hostIP: "10.0.0.1", idleTimeout: time.Minute,
+			account: w.client,
+			client:  w.client, nodeName: "sanfran", hostIP: "10.0.0.1", idleTimeout: time.Minute,
 			leases: w.pool, bundles: w.pool, objects: newClusterObjects(w.client, time.Now), addresses: cidr,
 			events: w.events, facts: factsOf(w.client, "cluster.local"), now: time.Now, log: slog.New(slog.DiscardHandler),
 		}

@@ -94,7 +94,7 @@ func New(cluster *Cluster, config Config, leases Leases, bundles Bundles, agents
 		version: cluster.version + "-sanfran-" + config.Version, maxPods: config.MaxPods, since: time.Now(), labels: config.Labels,
 	}
 	p.pods = &podController{
-		client: cluster.node, nodeName: cluster.config.NodeName, hostIP: config.Address.String(),
+		client: cluster.node, account: cluster.account, nodeName: cluster.config.NodeName, hostIP: config.Address.String(),
 		idleTimeout: config.IdleTimeout, leases: leases, bundles: bundles,
 		objects: newClusterObjects(cluster.node, time.Now), addresses: pool,
 		facts: factsOf(cluster.node, config.ClusterDomain), now: time.Now, log: p.log,

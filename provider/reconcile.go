@@ -140,7 +140,12 @@ func (c *podController) living(ctx context.Context, pod *corev1.Pod) (again time
 		if err := c.renew(ctx, pod, r, f, podIP); err != nil {
 			return 0, err
 		}
+	case !proto.Equal(r.route, c.routeOf(pod, f)):
+		if err := c.publish(ctx, pod, r, f, r.assignment); err != nil {
+			return 0, err
+		}
 	}
+	c.tellClash(pod, r, f)
 	s.podIP = podIP
 	s.lease = c.leases.Status(uid)
 	if !r.refresh.IsZero() {
@@ -159,14 +164,24 @@ func (c *podController) living(ctx context.Context, pod *corev1.Pod) (again time
 }
 
 // inputsOf are the parts of a pod that its assignment is made of and that can
-// change. The ConfigMaps and Secrets a pod refers to are read when it is
+// change. What changes its route alone is not among them. The ConfigMaps and Secrets a pod refers to are read when it is
 // assigned and not again: a pod keeps its revision, as it keeps its image.
 func inputsOf(pod *corev1.Pod, podIP string) string {
 	return strings.Join([]string{
 		podIP, fmt.Sprint(pod.Generation),
-		pod.Labels[LabelFunction], pod.Labels[AnnotationExpose],
-		pod.Annotations[AnnotationIdleTimeout], pod.Annotations[AnnotationExpose], pod.Annotations[AnnotationPark],
+		pod.Labels[LabelFunction],
+		pod.Annotations[AnnotationIdleTimeout], pod.Annotations[AnnotationPark],
 	}, "\x00")
+}
+
+// publish gives the pool an assignment and what the pod's route says now.
+func (c *podController) publish(ctx context.Context, pod *corev1.Pod, r *podRecord, f *Function, assignment *agentv1.Assignment) error {
+	route := c.routeOf(pod, f)
+	if err := c.leases.Assign(ctx, assignment, route); err != nil {
+		return fmt.Errorf("assign pod %s: %w", podKey(pod), err)
+	}
+	r.assignment, r.route = assignment, route
+	return nil
 }
 
 func (c *podController) stale(r *podRecord) bool {
@@ -193,10 +208,10 @@ func (c *podController) assign(ctx context.Context, pod *corev1.Pod, r *podRecor
 	if err := c.bundles.Put(ctx, what.digest, bytes.NewReader(what.archive)); err != nil {
 		return fmt.Errorf("store the code of pod %s: %w", podKey(pod), err)
 	}
-	if err := c.leases.Assign(ctx, what.assignment, f.Exposed); err != nil {
-		return fmt.Errorf("assign pod %s: %w", podKey(pod), err)
+	if err := c.publish(ctx, pod, r, f, what.assignment); err != nil {
+		return err
 	}
-	r.refresh, r.told, r.assignment = what.refresh, "", what.assignment
+	r.refresh, r.told = what.refresh, ""
 	if pod.Status.PodIP == "" {
 		c.eventf(pod, corev1.EventTypeNormal, "Leased", "Function %q gets a lease at %s: runtime %s, port %d, code %.19s", f.Name, podIP, f.Runtime, f.Port, what.digest)
 		for _, sentence := range f.Ignored {
@@ -215,10 +230,10 @@ func (c *podController) renew(ctx context.Context, pod *corev1.Pod, r *podRecord
 	if err != nil {
 		return fmt.Errorf("renew the tokens of pod %s: %w", podKey(pod), err)
 	}
-	if err := c.leases.Assign(ctx, assignment, f.Exposed); err != nil {
-		return fmt.Errorf("assign pod %s with renewed tokens: %w", podKey(pod), err)
+	if err := c.publish(ctx, pod, r, f, assignment); err != nil {
+		return fmt.Errorf("renewed tokens: %w", err)
 	}
-	r.refresh, r.assignment = refresh, assignment
+	r.refresh = refresh
 	return nil
 }
 

@@ -60,8 +60,8 @@ type pod struct {
 	want        *agentv1.Assignment // without epoch and start_parked
 	content     string              // digest of want
 	size        int                 // of want, encoded, in bytes
-	exposed     bool
-	node        string // home; empty while it waits for one
+	public      *routesv1.Route     // what its owner says of its route
+	node        string              // home; empty while it waits for one
 	epoch       *agentv1.Epoch
 	startParked bool
 	status      *agentv1.PodStatus // nil while nothing is known, after a start
@@ -122,8 +122,9 @@ func NewBooks(generation uint64, ledger map[string]Home, routes *RouteTable, siz
 // here and ignored in want. An equal assignment is no
 // change; one whose files alone differ reaches the pod's home under the same
 // epoch, another under a new one. A pod that is being withdrawn is not changed
-// any more.
-func (b *Books) Assign(want *agentv1.Assignment, exposed bool, now time.Time) error {
+// any more. Of route, which must not be changed either, exposed, owner, created_unix
+// and policy are taken.
+func (b *Books) Assign(want *agentv1.Assignment, route *routesv1.Route, now time.Time) error {
 	if want.GetPodUid() == "" || want.GetRevision() == "" || want.GetRuntime() == "" {
 		return fmt.Errorf("%w: pod %s/%s: uid %q, revision %q, runtime %q; none may be empty",
 			ErrAssignment, want.GetNamespace(), want.GetPodName(), want.GetPodUid(), want.GetRevision(), want.GetRuntime())
@@ -145,7 +146,7 @@ func (b *Books) Assign(want *agentv1.Assignment, exposed bool, now time.Time) er
 	p, ok := b.pods[want.GetPodUid()]
 	if !ok {
 		b.sequence++
-		p = &pod{sequence: b.sequence, want: want, content: content, size: size, exposed: exposed}
+		p = &pod{sequence: b.sequence, want: want, content: content, size: size, public: route}
 		b.pods[p.uid()] = p
 		b.join(p)
 		b.recall(p)
@@ -158,7 +159,7 @@ func (b *Books) Assign(want *agentv1.Assignment, exposed bool, now time.Time) er
 	if p.withdrawing {
 		return nil
 	}
-	p.exposed = exposed
+	p.public = route
 	if a := b.agents[p.node]; a != nil {
 		a.size += size - p.size
 	}
@@ -327,7 +328,8 @@ func (b *Books) updateRoute(p *pod) {
 	home := p.serving()
 	route := &routesv1.Route{
 		PodUid: p.uid(), Namespace: p.want.GetNamespace(), PodName: p.want.GetPodName(), Function: p.want.GetFunction(),
-		Revision: p.want.GetRevision(), Address: p.want.GetAddress(), Port: p.want.GetPort(), Exposed: p.exposed,
+		Revision: p.want.GetRevision(), Address: p.want.GetAddress(), Port: p.want.GetPort(), Exposed: p.public.GetExposed(),
+		Owner: p.public.GetOwner(), CreatedUnix: p.public.GetCreatedUnix(), Policy: p.public.GetPolicy(),
 		HomeNode: home,
 	}
 	if a, ok := b.agents[home]; ok {

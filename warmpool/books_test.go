@@ -14,6 +14,7 @@ import (
 	"pgregory.net/rapid"
 
 	agentv1 "sanfran.dev/proto/sanfran/agent/v1"
+	routesv1 "sanfran.dev/proto/sanfran/routes/v1"
 )
 
 const (
@@ -144,6 +145,9 @@ func (w *world) report(a *fakeAgent, uid string, state agentv1.PodState) {
 	}
 }
 
+// exposed is what the provider says of a pod's route.
+var exposed = &routesv1.Route{Exposed: true, Owner: "Deployment/hello", CreatedUnix: 7, Policy: &routesv1.Policy{Rate: 5}}
+
 func assignment(uid, revision string) *agentv1.Assignment {
 	return &agentv1.Assignment{
 		PodUid: uid, Namespace: "default", PodName: "pod-" + uid, Function: "f", Revision: revision, Runtime: "node24", Address: "10.245.0.1", Port: 8080,
@@ -166,7 +170,7 @@ func (w *world) pass(d time.Duration) {
 }
 
 func (w *world) assign(uid, revision string) {
-	if err := w.books.Assign(assignment(uid, revision), true, w.now); err != nil {
+	if err := w.books.Assign(assignment(uid, revision), exposed, w.now); err != nil {
 		w.t.Fatalf("assign %s: %v", uid, err)
 	}
 	w.deliver()
@@ -262,7 +266,7 @@ func TestReasonsForWaiting(t *testing.T) {
 	w.expect("a", preparing, "")
 	other := assignment("b", "r2")
 	other.Runtime = "node99"
-	if err := w.books.Assign(other, true, w.now); err != nil {
+	if err := w.books.Assign(other, exposed, w.now); err != nil {
 		t.Fatal(err)
 	}
 	w.expect("b", preparing, "NoRuntime")
@@ -461,7 +465,7 @@ func TestAssignRefusesIncomplete(t *testing.T) {
 	} {
 		a := assignment("a", "r")
 		spoil(a)
-		if err := w.books.Assign(a, true, w.now); err == nil {
+		if err := w.books.Assign(a, exposed, w.now); err == nil {
 			t.Errorf("%v was accepted", a)
 		}
 	}
@@ -601,13 +605,13 @@ func TestRenewedFilesKeepTheEpoch(t *testing.T) {
 		x.Mounts = append(x.Mounts, &agentv1.Mount{Path: "/var/run/secrets", Source: &agentv1.Mount_Files{Files: &agentv1.FileSet{Files: map[string][]byte{"token": []byte(token)}}}})
 		return x
 	}
-	if err := w.books.Assign(withToken("first"), true, w.now); err != nil {
+	if err := w.books.Assign(withToken("first"), exposed, w.now); err != nil {
 		t.Fatal(err)
 	}
 	w.deliver()
 	w.report(a, "a", active)
 	epoch := a.pods["a"].GetEpoch()
-	if err := w.books.Assign(withToken("second"), true, w.now); err != nil {
+	if err := w.books.Assign(withToken("second"), exposed, w.now); err != nil {
 		t.Fatal(err)
 	}
 	messages := w.books.Take(a.session)
@@ -622,7 +626,7 @@ func TestRenewedFilesKeepTheEpoch(t *testing.T) {
 	// A file more or less is other work.
 	other := withToken("second")
 	other.GetMounts()[1].GetFiles().GetFiles()["ca.crt"] = nil
-	if err := w.books.Assign(other, true, w.now); err != nil {
+	if err := w.books.Assign(other, exposed, w.now); err != nil {
 		t.Fatal(err)
 	}
 	w.expect("a", preparing, "Changed")
@@ -644,4 +648,33 @@ func TestStoppingAgentGetsNothingMore(t *testing.T) {
 	w.disconnect(a)
 	w.connect(a)
 	w.expect("a", parked, "") // its revision is proved
+}
+
+// What an owner says of a pod's route reaches routers, and changes nothing for the
+// pod's agent.
+func TestARouteSaysWhatItsOwnerDoes(t *testing.T) {
+	w := newWorld(t, nil)
+	w.books.Resynced(w.now)
+	a := w.agent("n1")
+	w.connect(a)
+	w.now = w.now.Add(settleWithin)
+	w.books.Tick(w.now)
+	w.deliver()
+	w.assign("a", "r1")
+	route := w.routes.routes["a"]
+	if !route.GetExposed() || route.GetOwner() != "Deployment/hello" || route.GetCreatedUnix() != 7 || route.GetPolicy().GetRate() != 5 {
+		t.Fatalf("the route is %v", route)
+	}
+	epoch := w.books.Status("a").GetEpoch()
+	want := w.books.pods["a"].want
+	if err := w.books.Assign(want, &routesv1.Route{Owner: "Deployment/hello", Policy: &routesv1.Policy{Rate: 9}}, w.now); err != nil {
+		t.Fatal(err)
+	}
+	route = w.routes.routes["a"]
+	if route.GetExposed() || route.GetPolicy().GetRate() != 9 {
+		t.Errorf("the route is still %v", route)
+	}
+	if after := w.books.Status("a").GetEpoch(); compareEpochs(epoch, after) != 0 {
+		t.Errorf("the pod was made anew: epoch %v, then %v", epoch, after)
+	}
 }

@@ -72,7 +72,7 @@ func TestWithdrawalOvertakesChange(t *testing.T) {
 	a := w.agent("n1")
 	w.assign("a", "r1")
 	old := a.pods["a"].GetEpoch()
-	if err := w.books.Assign(assignment("a", "r2"), true, w.now); err != nil {
+	if err := w.books.Assign(assignment("a", "r2"), exposed, w.now); err != nil {
 		t.Fatal(err)
 	}
 	w.books.Withdraw("a", time.Second, w.now)

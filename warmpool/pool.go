@@ -12,6 +12,7 @@ import (
 	"time"
 
 	agentv1 "sanfran.dev/proto/sanfran/agent/v1"
+	routesv1 "sanfran.dev/proto/sanfran/routes/v1"
 	streamsv1 "sanfran.dev/proto/sanfran/streams/v1"
 )
 
@@ -82,8 +83,8 @@ func (p *Pool) Server(ctx context.Context) *Server {
 }
 
 // Assign makes or keeps a home for a pod; see [Books.Assign].
-func (p *Pool) Assign(_ context.Context, assignment *agentv1.Assignment, exposed bool) error {
-	return p.books.Assign(assignment, exposed, time.Now())
+func (p *Pool) Assign(_ context.Context, assignment *agentv1.Assignment, route *routesv1.Route) error {
+	return p.books.Assign(assignment, route, time.Now())
 }
 
 // Withdraw ends a pod; see [Books.Withdraw].

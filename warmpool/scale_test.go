@@ -58,7 +58,7 @@ func TestSyncFitsIntoAMessage(t *testing.T) {
 	a := w.agent("n1")
 	assign := func(uid string, size int) {
 		t.Helper()
-		if err := w.books.Assign(withFiles(uid, size), true, w.now); err != nil {
+		if err := w.books.Assign(withFiles(uid, size), exposed, w.now); err != nil {
 			t.Fatal(err)
 		}
 		w.deliver()
@@ -84,7 +84,7 @@ func TestSyncFitsIntoAMessage(t *testing.T) {
 	if a.pods["b"] == nil || w.books.agents["n1"].size != w.books.pods["b"].size {
 		t.Errorf("room of %d bytes was not used", w.books.budget-w.books.agents["n1"].size)
 	}
-	if err := w.books.Assign(withFiles("huge", maxAssignment), true, w.now); !errors.Is(err, ErrTooLarge) {
+	if err := w.books.Assign(withFiles("huge", maxAssignment), exposed, w.now); !errors.Is(err, ErrTooLarge) {
 		t.Errorf("a pod with %d bytes of files gives %v", maxAssignment, err)
 	}
 }

@@ -204,7 +204,7 @@ func TestOnePodsLife(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := r.pool.Assign(t.Context(), assignment("a", "r1"), true); err != nil {
+	if err := r.pool.Assign(t.Context(), assignment("a", "r1"), exposed); err != nil {
 		t.Fatal(err)
 	}
 	r.pool.Synced([]string{"a"})
@@ -315,7 +315,7 @@ func TestPoolTargetIsTold(t *testing.T) {
 	}
 	pod := assignment("a", "r1")
 	pod.Runtime = "node26"
-	if err := r.pool.Assign(t.Context(), pod, true); err != nil {
+	if err := r.pool.Assign(t.Context(), pod, exposed); err != nil {
 		t.Fatal(err)
 	}
 	next()
@@ -380,7 +380,7 @@ func TestLedgerOutlivesTheProcess(t *testing.T) {
 		t.Fatal(err)
 	}
 	pool.books.Tick(now.Add(settleWithin + time.Second))
-	if err := pool.Assign(t.Context(), assignment("a", "r1"), true); err != nil {
+	if err := pool.Assign(t.Context(), assignment("a", "r1"), exposed); err != nil {
 		t.Fatal(err)
 	}
 	cancel()
@@ -401,7 +401,7 @@ func TestLedgerOutlivesTheProcess(t *testing.T) {
 func TestLargeSyncIsReceived(t *testing.T) {
 	r := run(t)
 	for i := range 6 {
-		if err := r.pool.Assign(t.Context(), withFiles(fmt.Sprint(i), 7<<20), true); err != nil {
+		if err := r.pool.Assign(t.Context(), withFiles(fmt.Sprint(i), 7<<20), exposed); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -35,7 +35,7 @@ func startDialedAgent(t *testing.T) *dialedAgent {
 		t.Fatal(err)
 	}
 	say(t, a.control, &agentv1.ConnectRequest{Message: &agentv1.ConnectRequest_Hello{Hello: hello("n1")}})
-	if err := a.r.pool.Assign(t.Context(), assignment("a", "r1"), true); err != nil {
+	if err := a.r.pool.Assign(t.Context(), assignment("a", "r1"), exposed); err != nil {
 		t.Fatal(err)
 	}
 	a.r.pool.Synced([]string{"a"})

@@ -12,6 +12,7 @@ package routesv1
 import (
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	durationpb "google.golang.org/protobuf/types/known/durationpb"
 	reflect "reflect"
 	sync "sync"
 	unsafe "unsafe"
@@ -296,7 +297,16 @@ type Route struct {
 	HomeNode    string `protobuf:"bytes,10,opt,name=home_node,json=homeNode,proto3" json:"home_node,omitempty"`
 	HomeAddress string `protobuf:"bytes,11,opt,name=home_address,json=homeAddress,proto3" json:"home_address,omitempty"`
 	// The containers that serve it now; none while it is parked.
-	Instances     []*Instance `protobuf:"bytes,12,rep,name=instances,proto3" json:"instances,omitempty"`
+	Instances []*Instance `protobuf:"bytes,12,rep,name=instances,proto3" json:"instances,omitempty"`
+	// Whose pod it is: kind and name of the pod's top controller, "Deployment/hello";
+	// empty for a pod without one. Pods of one function that have different owners
+	// are not served: nobody knows whose is meant.
+	Owner string `protobuf:"bytes,13,opt,name=owner,proto3" json:"owner,omitempty"`
+	// When the pod was made, in seconds since 1970. Where pods of a function differ in
+	// policy, as while a Deployment rolls, the newest one's holds.
+	CreatedUnix int64 `protobuf:"varint,14,opt,name=created_unix,json=createdUnix,proto3" json:"created_unix,omitempty"`
+	// What its owner asks of the gateways; absent: nothing.
+	Policy        *Policy `protobuf:"bytes,15,opt,name=policy,proto3" json:"policy,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -415,6 +425,314 @@ func (x *Route) GetInstances() []*Instance {
 	return nil
 }
 
+func (x *Route) GetOwner() string {
+	if x != nil {
+		return x.Owner
+	}
+	return ""
+}
+
+func (x *Route) GetCreatedUnix() int64 {
+	if x != nil {
+		return x.CreatedUnix
+	}
+	return 0
+}
+
+func (x *Route) GetPolicy() *Policy {
+	if x != nil {
+		return x.Policy
+	}
+	return nil
+}
+
+// Policy is how gateways treat requests for a function. What is zero or absent is
+// left to the gateway.
+type Policy struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Each bounds a part of a request's time: connecting to the function; from the
+	// request, sent, to the headers of the answer; without a byte in either direction;
+	// all of it.
+	ConnectTimeout    *durationpb.Duration `protobuf:"bytes,1,opt,name=connect_timeout,json=connectTimeout,proto3" json:"connect_timeout,omitempty"`
+	FirstByteTimeout  *durationpb.Duration `protobuf:"bytes,2,opt,name=first_byte_timeout,json=firstByteTimeout,proto3" json:"first_byte_timeout,omitempty"`
+	StreamIdleTimeout *durationpb.Duration `protobuf:"bytes,3,opt,name=stream_idle_timeout,json=streamIdleTimeout,proto3" json:"stream_idle_timeout,omitempty"`
+	RequestTimeout    *durationpb.Duration `protobuf:"bytes,4,opt,name=request_timeout,json=requestTimeout,proto3" json:"request_timeout,omitempty"`
+	// Requests in a second, on average, and how many at once after a pause.
+	Rate  float64 `protobuf:"fixed64,5,opt,name=rate,proto3" json:"rate,omitempty"`
+	Burst uint32  `protobuf:"varint,6,opt,name=burst,proto3" json:"burst,omitempty"`
+	// The largest body of a request, in bytes.
+	MaxBodyBytes int64 `protobuf:"varint,7,opt,name=max_body_bytes,json=maxBodyBytes,proto3" json:"max_body_bytes,omitempty"`
+	// How many requests a container is given at a time.
+	Concurrency uint32 `protobuf:"varint,8,opt,name=concurrency,proto3" json:"concurrency,omitempty"`
+	// How many requests wait for a container, and how long each does.
+	QueueLength  uint32               `protobuf:"varint,9,opt,name=queue_length,json=queueLength,proto3" json:"queue_length,omitempty"`
+	QueueTimeout *durationpb.Duration `protobuf:"bytes,10,opt,name=queue_timeout,json=queueTimeout,proto3" json:"queue_timeout,omitempty"`
+	// Parts of the function's requests that other functions get.
+	Split         *Split `protobuf:"bytes,11,opt,name=split,proto3" json:"split,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Policy) Reset() {
+	*x = Policy{}
+	mi := &file_sanfran_routes_v1_routes_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Policy) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Policy) ProtoMessage() {}
+
+func (x *Policy) ProtoReflect() protoreflect.Message {
+	mi := &file_sanfran_routes_v1_routes_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Policy.ProtoReflect.Descriptor instead.
+func (*Policy) Descriptor() ([]byte, []int) {
+	return file_sanfran_routes_v1_routes_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *Policy) GetConnectTimeout() *durationpb.Duration {
+	if x != nil {
+		return x.ConnectTimeout
+	}
+	return nil
+}
+
+func (x *Policy) GetFirstByteTimeout() *durationpb.Duration {
+	if x != nil {
+		return x.FirstByteTimeout
+	}
+	return nil
+}
+
+func (x *Policy) GetStreamIdleTimeout() *durationpb.Duration {
+	if x != nil {
+		return x.StreamIdleTimeout
+	}
+	return nil
+}
+
+func (x *Policy) GetRequestTimeout() *durationpb.Duration {
+	if x != nil {
+		return x.RequestTimeout
+	}
+	return nil
+}
+
+func (x *Policy) GetRate() float64 {
+	if x != nil {
+		return x.Rate
+	}
+	return 0
+}
+
+func (x *Policy) GetBurst() uint32 {
+	if x != nil {
+		return x.Burst
+	}
+	return 0
+}
+
+func (x *Policy) GetMaxBodyBytes() int64 {
+	if x != nil {
+		return x.MaxBodyBytes
+	}
+	return 0
+}
+
+func (x *Policy) GetConcurrency() uint32 {
+	if x != nil {
+		return x.Concurrency
+	}
+	return 0
+}
+
+func (x *Policy) GetQueueLength() uint32 {
+	if x != nil {
+		return x.QueueLength
+	}
+	return 0
+}
+
+func (x *Policy) GetQueueTimeout() *durationpb.Duration {
+	if x != nil {
+		return x.QueueTimeout
+	}
+	return nil
+}
+
+func (x *Policy) GetSplit() *Split {
+	if x != nil {
+		return x.Split
+	}
+	return nil
+}
+
+// Split gives parts of a function's requests to others.
+type Split struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// In the order in which a client's bucket is looked up; what is left is the
+	// function's own.
+	Parts []*Part `protobuf:"bytes,1,rep,name=parts,proto3" json:"parts,omitempty"`
+	// What tells one client from another, so that all its requests go to the same
+	// function; neither: every request for itself.
+	//
+	// Types that are valid to be assigned to Sticky:
+	//
+	//	*Split_Header
+	//	*Split_Cookie
+	Sticky        isSplit_Sticky `protobuf_oneof:"sticky"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Split) Reset() {
+	*x = Split{}
+	mi := &file_sanfran_routes_v1_routes_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Split) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Split) ProtoMessage() {}
+
+func (x *Split) ProtoReflect() protoreflect.Message {
+	mi := &file_sanfran_routes_v1_routes_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Split.ProtoReflect.Descriptor instead.
+func (*Split) Descriptor() ([]byte, []int) {
+	return file_sanfran_routes_v1_routes_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *Split) GetParts() []*Part {
+	if x != nil {
+		return x.Parts
+	}
+	return nil
+}
+
+func (x *Split) GetSticky() isSplit_Sticky {
+	if x != nil {
+		return x.Sticky
+	}
+	return nil
+}
+
+func (x *Split) GetHeader() string {
+	if x != nil {
+		if x, ok := x.Sticky.(*Split_Header); ok {
+			return x.Header
+		}
+	}
+	return ""
+}
+
+func (x *Split) GetCookie() string {
+	if x != nil {
+		if x, ok := x.Sticky.(*Split_Cookie); ok {
+			return x.Cookie
+		}
+	}
+	return ""
+}
+
+type isSplit_Sticky interface {
+	isSplit_Sticky()
+}
+
+type Split_Header struct {
+	// A header of requests.
+	Header string `protobuf:"bytes,2,opt,name=header,proto3,oneof"`
+}
+
+type Split_Cookie struct {
+	// A cookie, which the gateway sets where it is missing.
+	Cookie string `protobuf:"bytes,3,opt,name=cookie,proto3,oneof"`
+}
+
+func (*Split_Header) isSplit_Sticky() {}
+
+func (*Split_Cookie) isSplit_Sticky() {}
+
+// Part is what one other function gets.
+type Part struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Of the same namespace.
+	Function string `protobuf:"bytes,1,opt,name=function,proto3" json:"function,omitempty"`
+	// 1 to 100; all parts together at most 100.
+	Percent       uint32 `protobuf:"varint,2,opt,name=percent,proto3" json:"percent,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Part) Reset() {
+	*x = Part{}
+	mi := &file_sanfran_routes_v1_routes_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Part) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Part) ProtoMessage() {}
+
+func (x *Part) ProtoReflect() protoreflect.Message {
+	mi := &file_sanfran_routes_v1_routes_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Part.ProtoReflect.Descriptor instead.
+func (*Part) Descriptor() ([]byte, []int) {
+	return file_sanfran_routes_v1_routes_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *Part) GetFunction() string {
+	if x != nil {
+		return x.Function
+	}
+	return ""
+}
+
+func (x *Part) GetPercent() uint32 {
+	if x != nil {
+		return x.Percent
+	}
+	return 0
+}
+
 // Instance is a leased container.
 type Instance struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
@@ -429,7 +747,7 @@ type Instance struct {
 
 func (x *Instance) Reset() {
 	*x = Instance{}
-	mi := &file_sanfran_routes_v1_routes_proto_msgTypes[5]
+	mi := &file_sanfran_routes_v1_routes_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -441,7 +759,7 @@ func (x *Instance) String() string {
 func (*Instance) ProtoMessage() {}
 
 func (x *Instance) ProtoReflect() protoreflect.Message {
-	mi := &file_sanfran_routes_v1_routes_proto_msgTypes[5]
+	mi := &file_sanfran_routes_v1_routes_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -454,7 +772,7 @@ func (x *Instance) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Instance.ProtoReflect.Descriptor instead.
 func (*Instance) Descriptor() ([]byte, []int) {
-	return file_sanfran_routes_v1_routes_proto_rawDescGZIP(), []int{5}
+	return file_sanfran_routes_v1_routes_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Instance) GetLeaseId() string {
@@ -482,7 +800,7 @@ var File_sanfran_routes_v1_routes_proto protoreflect.FileDescriptor
 
 const file_sanfran_routes_v1_routes_proto_rawDesc = "" +
 	"\n" +
-	"\x1esanfran/routes/v1/routes.proto\x12\x11sanfran.routes.v1\"J\n" +
+	"\x1esanfran/routes/v1/routes.proto\x12\x11sanfran.routes.v1\x1a\x1egoogle/protobuf/duration.proto\"J\n" +
 	"\fWatchRequest\x12\x1e\n" +
 	"\n" +
 	"generation\x18\x01 \x01(\x04R\n" +
@@ -500,7 +818,7 @@ const file_sanfran_routes_v1_routes_proto_rawDesc = "" +
 	"\x06routes\x18\x01 \x03(\v2\x18.sanfran.routes.v1.RouteR\x06routes\"g\n" +
 	"\x05Delta\x124\n" +
 	"\bupserted\x18\x01 \x03(\v2\x18.sanfran.routes.v1.RouteR\bupserted\x12(\n" +
-	"\x10removed_pod_uids\x18\x02 \x03(\tR\x0eremovedPodUids\"\xea\x02\n" +
+	"\x10removed_pod_uids\x18\x02 \x03(\tR\x0eremovedPodUids\"\xd6\x03\n" +
 	"\x05Route\x12\x17\n" +
 	"\apod_uid\x18\x01 \x01(\tR\x06podUid\x12\x1c\n" +
 	"\tnamespace\x18\x02 \x01(\tR\tnamespace\x12\x19\n" +
@@ -514,7 +832,31 @@ const file_sanfran_routes_v1_routes_proto_rawDesc = "" +
 	"\thome_node\x18\n" +
 	" \x01(\tR\bhomeNode\x12!\n" +
 	"\fhome_address\x18\v \x01(\tR\vhomeAddress\x129\n" +
-	"\tinstances\x18\f \x03(\v2\x1b.sanfran.routes.v1.InstanceR\tinstances\"U\n" +
+	"\tinstances\x18\f \x03(\v2\x1b.sanfran.routes.v1.InstanceR\tinstances\x12\x14\n" +
+	"\x05owner\x18\r \x01(\tR\x05owner\x12!\n" +
+	"\fcreated_unix\x18\x0e \x01(\x03R\vcreatedUnix\x121\n" +
+	"\x06policy\x18\x0f \x01(\v2\x19.sanfran.routes.v1.PolicyR\x06policy\"\xa9\x04\n" +
+	"\x06Policy\x12B\n" +
+	"\x0fconnect_timeout\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\x0econnectTimeout\x12G\n" +
+	"\x12first_byte_timeout\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x10firstByteTimeout\x12I\n" +
+	"\x13stream_idle_timeout\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\x11streamIdleTimeout\x12B\n" +
+	"\x0frequest_timeout\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\x0erequestTimeout\x12\x12\n" +
+	"\x04rate\x18\x05 \x01(\x01R\x04rate\x12\x14\n" +
+	"\x05burst\x18\x06 \x01(\rR\x05burst\x12$\n" +
+	"\x0emax_body_bytes\x18\a \x01(\x03R\fmaxBodyBytes\x12 \n" +
+	"\vconcurrency\x18\b \x01(\rR\vconcurrency\x12!\n" +
+	"\fqueue_length\x18\t \x01(\rR\vqueueLength\x12>\n" +
+	"\rqueue_timeout\x18\n" +
+	" \x01(\v2\x19.google.protobuf.DurationR\fqueueTimeout\x12.\n" +
+	"\x05split\x18\v \x01(\v2\x18.sanfran.routes.v1.SplitR\x05split\"t\n" +
+	"\x05Split\x12-\n" +
+	"\x05parts\x18\x01 \x03(\v2\x17.sanfran.routes.v1.PartR\x05parts\x12\x18\n" +
+	"\x06header\x18\x02 \x01(\tH\x00R\x06header\x12\x18\n" +
+	"\x06cookie\x18\x03 \x01(\tH\x00R\x06cookieB\b\n" +
+	"\x06sticky\"<\n" +
+	"\x04Part\x12\x1a\n" +
+	"\bfunction\x18\x01 \x01(\tR\bfunction\x12\x18\n" +
+	"\apercent\x18\x02 \x01(\rR\apercent\"U\n" +
 	"\bInstance\x12\x19\n" +
 	"\blease_id\x18\x01 \x01(\tR\aleaseId\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\tR\aaddress\x12\x14\n" +
@@ -534,28 +876,40 @@ func file_sanfran_routes_v1_routes_proto_rawDescGZIP() []byte {
 	return file_sanfran_routes_v1_routes_proto_rawDescData
 }
 
-var file_sanfran_routes_v1_routes_proto_msgTypes = make([]protoimpl.MessageInfo, 6)
+var file_sanfran_routes_v1_routes_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
 var file_sanfran_routes_v1_routes_proto_goTypes = []any{
-	(*WatchRequest)(nil),  // 0: sanfran.routes.v1.WatchRequest
-	(*WatchResponse)(nil), // 1: sanfran.routes.v1.WatchResponse
-	(*Snapshot)(nil),      // 2: sanfran.routes.v1.Snapshot
-	(*Delta)(nil),         // 3: sanfran.routes.v1.Delta
-	(*Route)(nil),         // 4: sanfran.routes.v1.Route
-	(*Instance)(nil),      // 5: sanfran.routes.v1.Instance
+	(*WatchRequest)(nil),        // 0: sanfran.routes.v1.WatchRequest
+	(*WatchResponse)(nil),       // 1: sanfran.routes.v1.WatchResponse
+	(*Snapshot)(nil),            // 2: sanfran.routes.v1.Snapshot
+	(*Delta)(nil),               // 3: sanfran.routes.v1.Delta
+	(*Route)(nil),               // 4: sanfran.routes.v1.Route
+	(*Policy)(nil),              // 5: sanfran.routes.v1.Policy
+	(*Split)(nil),               // 6: sanfran.routes.v1.Split
+	(*Part)(nil),                // 7: sanfran.routes.v1.Part
+	(*Instance)(nil),            // 8: sanfran.routes.v1.Instance
+	(*durationpb.Duration)(nil), // 9: google.protobuf.Duration
 }
 var file_sanfran_routes_v1_routes_proto_depIdxs = []int32{
-	2, // 0: sanfran.routes.v1.WatchResponse.snapshot:type_name -> sanfran.routes.v1.Snapshot
-	3, // 1: sanfran.routes.v1.WatchResponse.delta:type_name -> sanfran.routes.v1.Delta
-	4, // 2: sanfran.routes.v1.Snapshot.routes:type_name -> sanfran.routes.v1.Route
-	4, // 3: sanfran.routes.v1.Delta.upserted:type_name -> sanfran.routes.v1.Route
-	5, // 4: sanfran.routes.v1.Route.instances:type_name -> sanfran.routes.v1.Instance
-	0, // 5: sanfran.routes.v1.RouteService.Watch:input_type -> sanfran.routes.v1.WatchRequest
-	1, // 6: sanfran.routes.v1.RouteService.Watch:output_type -> sanfran.routes.v1.WatchResponse
-	6, // [6:7] is the sub-list for method output_type
-	5, // [5:6] is the sub-list for method input_type
-	5, // [5:5] is the sub-list for extension type_name
-	5, // [5:5] is the sub-list for extension extendee
-	0, // [0:5] is the sub-list for field type_name
+	2,  // 0: sanfran.routes.v1.WatchResponse.snapshot:type_name -> sanfran.routes.v1.Snapshot
+	3,  // 1: sanfran.routes.v1.WatchResponse.delta:type_name -> sanfran.routes.v1.Delta
+	4,  // 2: sanfran.routes.v1.Snapshot.routes:type_name -> sanfran.routes.v1.Route
+	4,  // 3: sanfran.routes.v1.Delta.upserted:type_name -> sanfran.routes.v1.Route
+	8,  // 4: sanfran.routes.v1.Route.instances:type_name -> sanfran.routes.v1.Instance
+	5,  // 5: sanfran.routes.v1.Route.policy:type_name -> sanfran.routes.v1.Policy
+	9,  // 6: sanfran.routes.v1.Policy.connect_timeout:type_name -> google.protobuf.Duration
+	9,  // 7: sanfran.routes.v1.Policy.first_byte_timeout:type_name -> google.protobuf.Duration
+	9,  // 8: sanfran.routes.v1.Policy.stream_idle_timeout:type_name -> google.protobuf.Duration
+	9,  // 9: sanfran.routes.v1.Policy.request_timeout:type_name -> google.protobuf.Duration
+	9,  // 10: sanfran.routes.v1.Policy.queue_timeout:type_name -> google.protobuf.Duration
+	6,  // 11: sanfran.routes.v1.Policy.split:type_name -> sanfran.routes.v1.Split
+	7,  // 12: sanfran.routes.v1.Split.parts:type_name -> sanfran.routes.v1.Part
+	0,  // 13: sanfran.routes.v1.RouteService.Watch:input_type -> sanfran.routes.v1.WatchRequest
+	1,  // 14: sanfran.routes.v1.RouteService.Watch:output_type -> sanfran.routes.v1.WatchResponse
+	14, // [14:15] is the sub-list for method output_type
+	13, // [13:14] is the sub-list for method input_type
+	13, // [13:13] is the sub-list for extension type_name
+	13, // [13:13] is the sub-list for extension extendee
+	0,  // [0:13] is the sub-list for field type_name
 }
 
 func init() { file_sanfran_routes_v1_routes_proto_init() }
@@ -567,13 +921,17 @@ func file_sanfran_routes_v1_routes_proto_init() {
 		(*WatchResponse_Snapshot)(nil),
 		(*WatchResponse_Delta)(nil),
 	}
+	file_sanfran_routes_v1_routes_proto_msgTypes[6].OneofWrappers = []any{
+		(*Split_Header)(nil),
+		(*Split_Cookie)(nil),
+	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sanfran_routes_v1_routes_proto_rawDesc), len(file_sanfran_routes_v1_routes_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   6,
+			NumMessages:   9,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

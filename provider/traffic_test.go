@@ -1,0 +1,201 @@
+package provider
+
+import (
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+
+	"google.golang.org/protobuf/testing/protocmp"
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	routesv1 "sanfran.dev/proto/sanfran/routes/v1"
+)
+
+func annotated(m map[string]string) func(*corev1.Pod) {
+	return func(p *corev1.Pod) { p.Annotations = m }
+}
+
+func TestAnnotationsBecomeAPolicy(t *testing.T) {
+	f, err := ReadFunction(hello(annotated(map[string]string{
+		AnnotationConnectTimeout: "500ms", AnnotationFirstByteTimeout: "10s", AnnotationStreamIdleTimeout: "1m", AnnotationRequestTimeout: "5m",
+		AnnotationRateLimit: "600/m", AnnotationRateBurst: "30", AnnotationMaxBody: "10Mi",
+		AnnotationConcurrency: "1", AnnotationQueueLength: "50", AnnotationQueueTimeout: "3s",
+		AnnotationSplit: "hello-next=10, hello-b=20", AnnotationSplitSticky: "cookie:hello-split",
+	})))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := &routesv1.Policy{
+		ConnectTimeout: durationpb.New(500 * time.Millisecond), FirstByteTimeout: durationpb.New(10 * time.Second),
+		StreamIdleTimeout: durationpb.New(time.Minute), RequestTimeout: durationpb.New(5 * time.Minute),
+		Rate: 10, Burst: 30, MaxBodyBytes: 10 << 20, Concurrency: 1, QueueLength: 50, QueueTimeout: durationpb.New(3 * time.Second),
+		Split: &routesv1.Split{
+			Parts:  []*routesv1.Part{{Function: "hello-next", Percent: 10}, {Function: "hello-b", Percent: 20}},
+			Sticky: &routesv1.Split_Cookie{Cookie: "hello-split"},
+		},
+	}
+	if diff := cmp.Diff(want, f.Policy, protocmp.Transform()); diff != "" {
+		t.Error(diff)
+	}
+	if f, err := ReadFunction(hello()); err != nil || f.Policy != nil {
+		t.Errorf("without annotations: %v, %v", f.Policy, err)
+	}
+}
+
+func TestRates(t *testing.T) {
+	for text, want := range map[string]float64{"50": 50, "50/s": 50, "600/m": 10, "36/h": .01, "0.5": .5} {
+		f, err := ReadFunction(hello(annotated(map[string]string{AnnotationRateLimit: text})))
+		if err != nil || f.Policy.GetRate() != want {
+			t.Errorf("%q: %v a second, %v; want %v", text, f.Policy.GetRate(), err, want)
+		}
+	}
+}
+
+// A wrong annotation names its field, says what to write, and none of them counts.
+func TestWrongTrafficAnnotations(t *testing.T) {
+	for _, tt := range [][2]string{
+		{AnnotationConnectTimeout, "soon"}, {AnnotationFirstByteTimeout, "10"}, {AnnotationStreamIdleTimeout, "-1s"}, {AnnotationRequestTimeout, "0s"},
+		{AnnotationRequestTimeout, "25h"}, {AnnotationQueueTimeout, "1ns"},
+		{AnnotationRateLimit, "fast"}, {AnnotationRateLimit, "0"}, {AnnotationRateLimit, "-5"}, {AnnotationRateLimit, "NaN"}, {AnnotationRateLimit, "Inf/s"}, {AnnotationRateLimit, "10/d"}, {AnnotationRateLimit, "5/"},
+		{AnnotationRateBurst, "5"}, {AnnotationMaxBody, "large"}, {AnnotationMaxBody, "0"}, {AnnotationMaxBody, "-1Mi"}, {AnnotationMaxBody, "9E"},
+		{AnnotationConcurrency, "0"}, {AnnotationConcurrency, "1.5"}, {AnnotationConcurrency, "99999999999"}, {AnnotationQueueLength, "-1"}, {AnnotationQueueLength, ""},
+		{AnnotationSplit, ""}, {AnnotationSplit, "next"}, {AnnotationSplit, "next=0"}, {AnnotationSplit, "next=101"}, {AnnotationSplit, "next=60,other=60"},
+		{AnnotationSplit, "next=1,next=2"}, {AnnotationSplit, "hello=50"}, {AnnotationSplit, "Next!=5"}, {AnnotationSplit, "a/b=5"},
+		{AnnotationSplitSticky, "cookie:x"}, {AnnotationExpose, "no"},
+	} {
+		f, err := ReadFunction(hello(annotated(map[string]string{tt[0]: tt[1]})))
+		var bad *Unsupported
+		if f != nil || !errors.As(err, &bad) || bad.Field != "metadata.annotations["+tt[0]+"]" || bad.Advice == "" {
+			t.Errorf("%s: %q: function %v, error %v", tt[0], tt[1], f, err)
+		}
+	}
+	for _, sticky := range []string{"", "cookie", "cookie:", "header:a b", "cookie:a;b", "query:x", "header:X-Ü"} {
+		_, err := ReadFunction(hello(annotated(map[string]string{AnnotationSplit: "next=5", AnnotationSplitSticky: sticky})))
+		var bad *Unsupported
+		if !errors.As(err, &bad) || bad.Field != "metadata.annotations["+AnnotationSplitSticky+"]" {
+			t.Errorf("sticky %q: %v", sticky, err)
+		}
+	}
+}
+
+func TestUnknownAnnotationIsTold(t *testing.T) {
+	f, err := ReadFunction(hello(annotated(map[string]string{"sanfran.dev/rate-limt": "5", "example.com/x": "y", AnnotationRateLimit: "5"})))
+	if err != nil || len(f.Ignored) != 1 || !strings.Contains(f.Ignored[0], "sanfran.dev/rate-limt") {
+		t.Errorf("ignored %q, %v", f.Ignored, err)
+	}
+}
+
+func namespaceOf(annotations map[string]string) *corev1.Namespace {
+	return &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "default", Annotations: annotations}}
+}
+
+func (w *world) update(change func(*corev1.Pod)) {
+	w.t.Helper()
+	pod := w.get("hello")
+	change(pod)
+	if _, err := w.client.CoreV1().Pods("default").Update(w.t.Context(), pod, metav1.UpdateOptions{}); err != nil {
+		w.t.Fatal(err)
+	}
+	w.settle()
+}
+
+// A changed policy reaches the route and leaves the assignment as it was, also when
+// the ConfigMap behind it has changed meanwhile.
+func TestAPolicyChangesTheRouteAlone(t *testing.T) {
+	inWorld(t, []runtime.Object{code(), namespaceOf(nil)}, func(w *world) {
+		w.create(hello(annotated(map[string]string{AnnotationRateLimit: "5"})))
+		assigned := w.pool.assigned["uid-hello"]
+		if r := w.pool.routes["uid-hello"]; r.GetPolicy().GetRate() != 5 || !r.GetExposed() || r.GetOwner() != "" {
+			t.Fatalf("route %v", r)
+		}
+		changed := code()
+		changed.Data["index.js"] = "other"
+		if _, err := w.client.CoreV1().ConfigMaps("default").Update(w.t.Context(), changed, metav1.UpdateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		w.update(annotated(map[string]string{AnnotationRateLimit: "7"}))
+		if r := w.pool.routes["uid-hello"]; r.GetPolicy().GetRate() != 7 {
+			t.Errorf("route %v", r)
+		}
+		if w.pool.assigned["uid-hello"] != assigned {
+			t.Error("the pod was assigned anew")
+		}
+		w.told()
+		w.update(annotated(map[string]string{AnnotationRateLimit: "9", AnnotationMaxBody: "much"}))
+		if r := w.pool.routes["uid-hello"]; r.GetPolicy().GetRate() != 7 {
+			t.Errorf("half of wrong annotations was taken: %v", r)
+		}
+		if told := w.told(); !strings.Contains(told, "Warning Unsupported metadata.annotations[sanfran.dev/max-body]") {
+			t.Errorf("events:\n%s", told)
+		}
+		w.update(annotated(nil))
+		if r := w.pool.routes["uid-hello"]; r.GetPolicy() != nil {
+			t.Errorf("route %v without annotations", r)
+		}
+	})
+}
+
+func TestANamespaceIsKeptOffTheGateway(t *testing.T) {
+	hidden := map[string]string{AnnotationExpose: "false"}
+	inWorld(t, []runtime.Object{code(), namespaceOf(hidden)}, func(w *world) {
+		w.create(hello())
+		if w.pool.routes["uid-hello"].GetExposed() {
+			t.Error("exposed")
+		}
+		for _, exposed := range []bool{true, false} {
+			n := namespaceOf(nil)
+			if !exposed {
+				n.Labels = hidden
+			}
+			if _, err := w.client.CoreV1().Namespaces().Update(w.t.Context(), n, metav1.UpdateOptions{}); err != nil {
+				t.Fatal(err)
+			}
+			w.settle()
+			if got := w.pool.routes["uid-hello"].GetExposed(); got != exposed {
+				t.Errorf("exposed %v, want %v", got, exposed)
+			}
+		}
+	})
+}
+
+// The later of two is told, once, whoever is looked at first; not while one of them
+// is off the gateway or going.
+func TestANameClashIsToldToTheLater(t *testing.T) {
+	deployed := func(p *corev1.Pod) {
+		yes := true
+		p.Name, p.UID = "hello-7d9c-abcde", "uid-later"
+		p.CreationTimestamp = metav1.NewTime(noon.Add(time.Minute))
+		p.Labels = map[string]string{"pod-template-hash": "7d9c"}
+		p.OwnerReferences = []metav1.OwnerReference{{Kind: "ReplicaSet", Name: "hello-7d9c", Controller: &yes}}
+	}
+	bare := func(p *corev1.Pod) { p.CreationTimestamp = metav1.NewTime(noon) }
+	const warning = "Warning NameClash Function \"hello\" of namespace \"default\" is that of pod \"hello\""
+	inWorld(t, []runtime.Object{code()}, func(w *world) {
+		w.create(hello(bare))
+		w.create(hello(deployed))
+		// A second replica of the same Deployment is told as well, and clashes with
+		// the bare pod alone.
+		w.create(hello(deployed, func(p *corev1.Pod) { p.Name, p.UID = "hello-7d9c-fghij", "uid-second" }))
+		if told := w.told(); strings.Count(told, "NameClash") != 2 || strings.Count(told, warning) != 2 {
+			t.Errorf("events:\n%s", told)
+		}
+	})
+	inWorld(t, []runtime.Object{code()}, func(w *world) {
+		w.create(hello(bare, annotated(map[string]string{AnnotationExpose: "false"})))
+		w.create(hello(deployed))
+		if told := w.told(); strings.Contains(told, "NameClash") {
+			t.Errorf("one of them is off the gateway. Events:\n%s", told)
+		}
+		// It takes the name by coming back to the gateway: the later one is told.
+		w.update(annotated(nil))
+		if told := w.told(); strings.Count(told, warning) != 1 {
+			t.Errorf("events:\n%s", told)
+		}
+	})
+}
