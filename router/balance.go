@@ -1,12 +1,21 @@
 package router
 
-import "math/rand/v2"
+import (
+	"math/rand/v2"
+	"slices"
+)
 
-// spillAt is how many requests of this process a pod's container has in flight
-// before a parked pod of the same function is woken for the next one. One
-// Node.js process serves many requests at a time, but not any number: at a few
-// dozen in flight the wait in its event loop costs more than an activation.
-const spillAt = 32
+const (
+	// spillAt is how many requests of this process a pod's container has in flight
+	// before a parked pod of the same function is woken for the next one. One
+	// Node.js process serves many requests at a time, but not any number: at a few
+	// dozen in flight the wait in its event loop costs more than an activation.
+	spillAt = 32
+	// localUpTo is how many requests a container of this process's own node has in
+	// flight before those of other nodes, which may be idle, are as good. The way to
+	// another node costs less than to wait behind a few requests.
+	localUpTo = 4
+)
 
 // choice is where a request goes: to an instance, or, when instance is nil, to
 // the home agent of a pod.
@@ -15,37 +24,142 @@ type choice struct {
 	instance *Instance
 }
 
-// choose picks the upstream of one request: the instance with the fewest
-// outstanding requests, a random one among equals; a parked pod's home agent
-// when there is no instance or every instance is busy. Pods for which skip is
-// true are passed over. It reports false when no pod is left.
-func (f *Function) choose(skip func(*Pod) bool) (choice, bool) {
+// endpoint is where the request is counted.
+func (c choice) endpoint() *endpoint {
+	if c.instance != nil {
+		return c.instance.endpoint
+	}
+	return c.pod.home
+}
+
+// verdict says why there is no choice.
+type verdict int
+
+const (
+	// chosen: there is one.
+	chosen verdict = iota
+	// nowhere: no pod takes requests.
+	nowhere
+	// busy: every pod that does has as many as it is given.
+	busy
+)
+
+// tries is what is known of one request's attempts.
+type tries struct {
+	// function is the newest that is known.
+	function *Function
+	// refusedBy are leases: an instance that refuses is passed over for its pod's
+	// home agent.
+	refusedBy []string
+	// gone are home agents that failed, each for one of its pods. A pod that has
+	// moved meanwhile has another.
+	gone []homed
+	// cold: a home agent was asked; away: one could not be reached.
+	cold, away bool
+}
+
+// homed is a pod at one of its homes.
+type homed struct{ podUID, address string }
+
+// acquire picks the upstream of one request and counts the request there; the
+// caller releases the choice when the request has ended.
+//
+// It is the instance with the fewest outstanding requests, a random one among
+// equals, one of this process's node before others as long as it has few; never one
+// that has as many as the policy gives it. A parked pod's home agent is asked when
+// there is no such instance, or every one has much to do: always the first by UID,
+// so that one pod is woken, not one by every request. What rests after a failure is
+// passed over while there is anything else; then it is the pod's home agent that is
+// asked, which knows more.
+//
+// It does not allocate. The node is this process's own.
+func (f *Function) acquire(t *tries, node string) (choice, verdict) {
+	limit := f.policy.concurrency
+	// Others may take the last place in between; each round somebody gets it.
+	for range 3 {
+		picked, v := f.pick(t, node, limit)
+		if v != chosen {
+			return choice{}, v
+		}
+		picked.endpoint().outstanding.Add(1)
+		if limit == 0 || picked.pod.load(picked.instance) <= limit {
+			return picked, chosen
+		}
+		f.release(picked)
+	}
+	return choice{}, busy
+}
+
+// release ends a request's count.
+func (f *Function) release(c choice) {
+	c.endpoint().outstanding.Add(-1)
+	f.state.queue.roomMade()
+}
+
+// load is how many requests of this process are at the instance, those that came by
+// way of the home agent among them; without an instance, the latter.
+func (p *Pod) load(i *Instance) int64 {
+	n := p.home.outstanding.Load()
+	if i != nil {
+		n += i.outstanding.Load()
+	}
+	return n
+}
+
+func (f *Function) pick(t *tries, node string, limit int64) (choice, verdict) {
 	var best choice
 	var bestLoad int64
+	var bestLocal, full bool
 	var ties int
-	var parked *Pod
-	for _, pod := range f.Pods {
-		if !pod.Ready || skip(pod) {
+	var parked, resting *Pod
+	for _, pod := range f.serving {
+		if slices.Contains(t.gone, homed{pod.UID, pod.HomeAddress}) {
 			continue
 		}
-		if len(pod.Instances) == 0 && parked == nil {
-			parked = pod
-		}
+		usable := false // an instance, be it busy
 		for _, instance := range pod.Instances {
-			load := instance.Outstanding()
+			if slices.Contains(t.refusedBy, instance.Lease) || instance.resting() {
+				continue
+			}
+			usable = true
+			load := pod.load(instance)
+			if limit > 0 && load >= limit {
+				full = true
+				continue
+			}
+			local := node != "" && pod.HomeNode == node && load < localUpTo
 			switch {
-			case best.pod == nil || load < bestLoad:
-				best, bestLoad, ties = choice{pod, instance}, load, 1
-			case load == bestLoad:
+			case best.pod == nil || local && !bestLocal || local == bestLocal && load < bestLoad:
+				best, bestLoad, bestLocal, ties = choice{pod, instance}, load, local, 1
+			case local == bestLocal && load == bestLoad:
 				ties++
 				if rand.IntN(ties) == 0 {
 					best = choice{pod, instance}
 				}
 			}
 		}
+		switch {
+		case usable:
+		case limit > 0 && pod.load(nil) >= limit:
+			full = true
+		case len(pod.Instances) > 0 && !slices.ContainsFunc(pod.Instances, func(i *Instance) bool { return slices.Contains(t.refusedBy, i.Lease) }), pod.home.resting():
+			// All that is known of it has failed of late.
+			if resting == nil {
+				resting = pod
+			}
+		case parked == nil:
+			parked = pod
+		}
 	}
-	if parked != nil && (best.pod == nil || bestLoad >= spillAt) {
-		return choice{pod: parked}, true
+	switch {
+	case parked != nil && (best.pod == nil || bestLoad >= spillAt):
+		return choice{pod: parked}, chosen
+	case best.pod != nil:
+		return best, chosen
+	case resting != nil && !full:
+		return choice{pod: resting}, chosen
+	case full:
+		return choice{}, busy
 	}
-	return best, best.pod != nil
+	return choice{}, nowhere
 }

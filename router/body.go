@@ -72,6 +72,17 @@ func (b *replayBody) attempt() (*attemptBody, bool) {
 	return b.current, true
 }
 
+// tooLarge says whether the body turned out to be larger than it may be. There may be
+// no body.
+func (b *replayBody) tooLarge() bool {
+	if b == nil {
+		return false
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return errors.Is(b.err, errBodyTooLarge)
+}
+
 // attemptBody is one attempt's view of the body. Close does not close the
 // client's body, which is the server's to close.
 type attemptBody struct {

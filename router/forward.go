@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/http/httptrace"
 	"net/http/httputil"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -24,6 +25,9 @@ type Upstream struct {
 	Nonce    string
 	Pod      string
 	Revision string
+	// Wait is how long a home agent shall let the request wait for a container;
+	// zero: as long as it does by itself.
+	Wait time.Duration
 	// Home is the pod whose home agent is asked why the container of Lease ended
 	// if it breaks off the request. Nil: nobody is asked.
 	Home *Pod
@@ -78,11 +82,22 @@ func NewForwarder(cfg ForwarderConfig) *Forwarder {
 	if cfg.Log == nil {
 		cfg.Log = slog.Default()
 	}
-	dialer := &net.Dialer{Timeout: cfg.DialTimeout, KeepAlive: 15 * time.Second}
+	dialer := &net.Dialer{KeepAlive: 15 * time.Second}
+	// The Transport keeps the values of the context of the request that it dials for,
+	// not its end.
+	dial := func(ctx context.Context, network, address string) (net.Conn, error) {
+		timeout := cfg.DialTimeout
+		if x, ok := ctx.Value(exchangeKey{}).(*Exchange); ok && x.opts.Policy != nil {
+			timeout = x.opts.Policy.Connect
+		}
+		ctx, cancel := context.WithTimeout(ctx, timeout)
+		defer cancel()
+		return dialer.DialContext(ctx, network, address)
+	}
 	f := &Forwarder{
 		log: cfg.Log,
 		transport: &http.Transport{
-			DialContext:         dialer.DialContext,
+			DialContext:         dial,
 			MaxIdleConns:        0, // no limit in all; per host is what counts
 			MaxIdleConnsPerHost: 256,
 			IdleConnTimeout:     90 * time.Second,
@@ -120,6 +135,12 @@ type Exchange struct {
 	outcome  Outcome
 	// wroteHeaders is set by the Transport's own goroutine.
 	wroteHeaders atomic.Bool
+	// broke: the upstream broke off before it answered.
+	broke bool
+
+	clock clock // runs if there is a policy
+	// place is given back when the answer begins.
+	place place
 }
 
 // ExchangeOptions say how the function sees the request.
@@ -131,6 +152,11 @@ type ExchangeOptions struct {
 	// Edge is set where a client's request enters SanFran: X-Forwarded-* are
 	// made anew, not believed. Further in they are passed on.
 	Edge bool
+	// Policy has the limits of time and size; nil: none but the Forwarder's own. Who
+	// sets it calls [Exchange.End].
+	Policy *Policy
+	// Cookie, if not empty, is added to the function's answer as Set-Cookie.
+	Cookie string
 	// Explain, if not nil, is asked why the upstream broke the connection before
 	// it answered; nil is no reason. It may wait until the reason is known.
 	Explain func(ctx context.Context) *Problem
@@ -140,15 +166,40 @@ type ExchangeOptions struct {
 func (f *Forwarder) Begin(w http.ResponseWriter, r *http.Request, opts ExchangeOptions) *Exchange {
 	x := &Exchange{forwarder: f, w: w, opts: opts}
 	if r.Header.Get("Upgrade") != "" {
-		x.w = upgradeWriter{w}
+		upgrade := upgradeWriter{ResponseWriter: w}
+		if opts.Policy != nil && opts.Policy.StreamIdle > 0 {
+			upgrade.clock = &x.clock
+		}
+		x.w = upgrade
+	}
+	ctx := context.WithValue(r.Context(), exchangeKey{}, x)
+	policy := opts.Policy
+	if policy != nil {
+		ctx = x.clock.start(ctx, policy)
 	}
 	if r.Body != nil && r.Body != http.NoBody && r.ContentLength != 0 {
-		x.body = newReplayBody(r.Body, r.Trailer)
+		body := r.Body
+		if policy != nil && policy.StreamIdle > 0 {
+			body = touchedBody{body, &x.clock}
+		}
+		if policy != nil && policy.maxBody > 0 && r.ContentLength < 0 {
+			x.body = newReplayBody(&limitedBody{body, policy.maxBody}, r.Trailer)
+		} else {
+			x.body = newReplayBody(body, r.Trailer)
+		}
 	}
-	x.r = r.WithContext(context.WithValue(r.Context(), exchangeKey{}, x))
+	x.r = r.WithContext(ctx)
 	// The server writes there when the body ends, whoever reads it by then.
 	x.r.Trailer = nil
 	return x
+}
+
+// End says that there will be no further attempt.
+func (x *Exchange) End() {
+	x.place.leave()
+	if x.opts.Policy != nil {
+		x.clock.stop()
+	}
 }
 
 // Try sends the request to an upstream. Unless the outcome is [Answered] the
@@ -158,7 +209,7 @@ func (f *Forwarder) Begin(w http.ResponseWriter, r *http.Request, opts ExchangeO
 // upstream breaks off in the middle of its answer.
 func (x *Exchange) Try(upstream Upstream) Outcome {
 	x.upstream = upstream
-	x.outcome = Answered
+	x.outcome, x.broke = Answered, false
 	x.wroteHeaders.Store(false)
 	r := x.r
 	if x.body != nil {
@@ -211,6 +262,9 @@ func rewrite(pr *httputil.ProxyRequest) {
 	if x.upstream.Lease != "" {
 		out.Header.Set(HeaderLease, x.upstream.Lease)
 	}
+	if x.upstream.Wait > 0 {
+		out.Header.Set(HeaderWait, strconv.FormatInt(max(x.upstream.Wait.Milliseconds(), 1), 10))
+	}
 	if x.upstream.Pod != "" {
 		out.Header.Set(HeaderPod, x.upstream.Pod)
 		out.Header.Set(HeaderRevision, x.upstream.Revision)
@@ -224,6 +278,9 @@ type roundTripper struct{ transport *http.Transport }
 func (t roundTripper) RoundTrip(out *http.Request) (*http.Response, error) {
 	x := exchangeOf(out.Context())
 	trace := &httptrace.ClientTrace{WroteHeaders: func() { x.wroteHeaders.Store(true) }}
+	if x.opts.Policy != nil {
+		trace.WroteRequest = func(httptrace.WroteRequestInfo) { x.clock.sent() }
+	}
 	out = out.WithContext(httptrace.WithClientTrace(out.Context(), trace))
 	if out.Body == nil {
 		out.Body = emptyBody(out)
@@ -254,7 +311,17 @@ func modifyResponse(res *http.Response) error {
 			return errWrongOne
 		}
 	}
+	x.place.leave()
+	if x.opts.Policy != nil {
+		x.clock.answer(res.StatusCode == http.StatusSwitchingProtocols)
+		if x.opts.Policy.StreamIdle > 0 && res.StatusCode != http.StatusSwitchingProtocols {
+			res.Body = touchedBody{res.Body, &x.clock}
+		}
+	}
 	StripHeaders(res.Header)
+	if x.opts.Cookie != "" {
+		res.Header.Add("Set-Cookie", x.opts.Cookie)
+	}
 	if _, own := res.Header[HeaderRequestID]; !own && x.opts.Edge {
 		res.Header[HeaderRequestID] = x.r.Header[HeaderRequestID]
 	}
@@ -274,6 +341,14 @@ func (f *Forwarder) handleError(w http.ResponseWriter, r *http.Request, err erro
 		x.outcome = Refused
 		return
 	}
+	if problem := expired(r.Context()); problem != nil {
+		WriteProblem(w, r, *problem)
+		return
+	}
+	if x.body.tooLarge() {
+		WriteProblem(w, r, bodyTooLarge(x.opts.Policy.maxBody))
+		return
+	}
 	if r.Context().Err() != nil {
 		// The client is gone (or its deadline passed). 499 is nginx's word for
 		// it; it is seen in logs and metrics only.
@@ -285,6 +360,7 @@ func (f *Forwarder) handleError(w http.ResponseWriter, r *http.Request, err erro
 		f.log.Debug("request not delivered", "upstream", x.upstream.Address, "err", err)
 		return
 	}
+	x.broke = true
 	f.log.Warn("upstream failed", "upstream", x.upstream.Address, "method", r.Method, "requestId", r.Header.Get(HeaderRequestID), "err", err)
 	problem := x.explain(r.Context())
 	if problem == nil {

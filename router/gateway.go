@@ -2,7 +2,6 @@ package router
 
 import (
 	"bufio"
-	"context"
 	"fmt"
 	"log/slog"
 	"net"
@@ -22,6 +21,15 @@ type GatewayConfig struct {
 	Forwarder *Forwarder
 	// DefaultNamespace is the namespace of /fn/<name>. Default "default".
 	DefaultNamespace string
+	// HostSuffix is the end of functions' host names, <name>.<namespace>.<suffix>; see
+	// [CheckHostSuffix]. Empty: functions have none.
+	HostSuffix string
+	// Node is the Kubernetes node this process runs on, whose containers are
+	// preferred; empty: none are.
+	Node string
+	// QueueMemory bounds what all requests that wait take together, in bytes. Default
+	// 128 MiB, some 5,000 requests without bodies.
+	QueueMemory int64
 	// AwayWait is how long a request waits for the home agent of a Ready pod that
 	// cannot be reached. Default 10 s: longer than an agent takes to be
 	// replaced on its node, or its pods to get another home.
@@ -30,12 +38,14 @@ type GatewayConfig struct {
 	Log      *slog.Logger
 }
 
-// Gateway serves /fn/<name>[/path] and /ns/<namespace>/fn/<name>[/path]. It
-// implements http.Handler and is safe for concurrent use.
+// Gateway serves /fn/<name>[/path], /ns/<namespace>/fn/<name>[/path] and functions'
+// host names. It implements http.Handler and is safe for concurrent use.
 type Gateway struct {
 	cfg GatewayConfig
-	// away counts requests that wait for home agents that cannot be reached.
+	// away counts requests that wait for home agents that cannot be reached, held the
+	// memory of all that wait.
 	away atomic.Int64
+	held atomic.Int64
 }
 
 // NewGateway returns a Gateway.
@@ -45,6 +55,9 @@ func NewGateway(cfg GatewayConfig) *Gateway {
 	}
 	if cfg.AwayWait == 0 {
 		cfg.AwayWait = 10 * time.Second
+	}
+	if cfg.QueueMemory == 0 {
+		cfg.QueueMemory = 128 << 20
 	}
 	if cfg.Log == nil {
 		cfg.Log = slog.Default()
@@ -63,45 +76,41 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 // serve answers one request and reports whether it went to a parked pod.
 func (g *Gateway) serve(w http.ResponseWriter, r *http.Request) (cold bool) {
-	to, ok := parsePath(r.URL.EscapedPath(), g.cfg.DefaultNamespace)
-	if !ok {
-		WriteProblem(w, r, Problem{
-			Status:  http.StatusNotFound,
-			Code:    "NoSuchPath",
-			Message: fmt.Sprintf("%q is not a function's path; functions are at /fn/<name> and /ns/<namespace>/fn/<name>", r.URL.EscapedPath()),
-		})
+	to, function, refused := g.admit(r)
+	if refused != nil {
+		WriteProblem(w, r, *refused)
 		return false
 	}
-	function := g.exposed(to.function)
-	if function == nil {
-		WriteProblem(w, r, Problem{
-			Status:  http.StatusNotFound,
-			Code:    "NoSuchFunction",
-			Message: fmt.Sprintf("there is no function %q in namespace %q; see kubectl get pods -n %s -o wide for those on the sanfran node", to.function.Name, to.function.Namespace, to.function.Namespace),
-		})
-		return false
+	opts := ExchangeOptions{Path: to.path, Prefix: to.prefix, Edge: true, Policy: function.policy}
+	if to.sticky != "" {
+		opts.Cookie = stickyCookie(to.cookie, to.sticky, to.prefix)
 	}
-	x := g.cfg.Forwarder.Begin(w, r, ExchangeOptions{Path: to.path, Prefix: to.prefix, Edge: true})
-	t := &tries{function: function, refusedBy: make(map[string]bool, 0)}
+	x := g.cfg.Forwarder.Begin(w, r, opts)
+	defer x.End()
+	t := &tries{function: function}
 	var awaySince time.Time
 	for pause := awayPauseFirst; ; pause = min(2*pause, awayPauseLast) {
-		if g.try(x, to.function, t) {
+		if g.try(x, t) {
 			return t.cold
 		}
 		if awaySince.IsZero() && t.away {
 			awaySince = time.Now()
 		}
-		if awaySince.IsZero() || time.Since(awaySince) >= g.cfg.AwayWait || !g.pause(r.Context(), pause) {
+		if awaySince.IsZero() || time.Since(awaySince) >= g.cfg.AwayWait || !g.pause(x, t.function, pause) {
 			break
 		}
-		if t.function = g.exposed(to.function); t.function == nil {
+		if t.function = g.exposed(function.Key); t.function == nil {
 			break // deleted meanwhile
 		}
+	}
+	if problem := expired(x.r.Context()); problem != nil {
+		WriteProblem(w, r, *problem)
+		return t.cold
 	}
 	WriteProblem(w, r, Problem{
 		Status:     http.StatusServiceUnavailable,
 		Code:       "NoInstance",
-		Message:    fmt.Sprintf("no pod of function %s takes requests now; see kubectl describe pod -n %s for the reason", to.function, to.function.Namespace),
+		Message:    fmt.Sprintf("no pod of function %s takes requests now; see kubectl describe pod -n %s for the reason", function.Key, function.Key.Namespace),
 		RetryAfter: time.Second,
 	})
 	return t.cold
@@ -111,56 +120,56 @@ const (
 	// awayPauseFirst and awayPauseLast are between tries to reach a home agent that
 	// is away, as during its update on the only node.
 	awayPauseFirst, awayPauseLast = 50 * time.Millisecond, 500 * time.Millisecond
-	// maxAway is how many requests wait for home agents at once: each is a
-	// connection and some ten KiB of memory.
-	maxAway = 2000
 )
 
-// pause waits before the next try. It reports false if the client is gone, or if
-// too many requests wait.
-func (g *Gateway) pause(ctx context.Context, d time.Duration) bool {
-	defer g.away.Add(-1)
-	if g.away.Add(1) > maxAway {
+// pause waits before the next try. It reports false if the request's time is over,
+// or if too many requests wait.
+func (g *Gateway) pause(x *Exchange, f *Function, d time.Duration) bool {
+	if !g.wait(x, f) {
 		return false
 	}
+	defer g.away.Add(-1)
+	g.away.Add(1)
 	timer := time.NewTimer(d)
 	defer timer.Stop()
 	select {
 	case <-timer.C:
 		return true
-	case <-ctx.Done():
+	case <-x.r.Context().Done():
 		return false
 	}
 }
 
-// tries is what is known of one request's attempts.
-type tries struct {
-	// function is the newest that is known.
-	function *Function
-	// refusedBy are leases: an instance that refuses is passed over for its pod's
-	// home agent.
-	refusedBy map[string]bool
-	// cold: a home agent was asked; away: one could not be reached.
-	cold, away bool
+// wait counts a request that has to wait. It reports false if too many do.
+func (g *Gateway) wait(x *Exchange, f *Function) bool {
+	bytes := int64(waitBytes)
+	if x.body != nil {
+		bytes += replayLimit
+		if n := x.r.ContentLength; n >= 0 && n < replayLimit {
+			bytes += n - replayLimit
+		}
+	}
+	return x.place.take(&f.state.queue, f.policy.queueLength, &g.held, g.cfg.QueueMemory, bytes)
 }
-
-// homed is a pod at one of its homes.
-type homed struct{ podUID, address string }
 
 // try makes up to maxAttempts attempts. It reports whether the request is
 // answered; otherwise no function code has seen it.
-func (g *Gateway) try(x *Exchange, key FunctionKey, t *tries) bool {
-	// A home agent that fails is passed over for another pod. A pod that has moved
-	// meanwhile has another.
-	gone := make(map[homed]bool, 0)
+func (g *Gateway) try(x *Exchange, t *tries) bool {
+	// A home agent that fails is passed over for another pod, until the next try.
+	t.gone = t.gone[:0]
 	for range maxAttempts {
-		next, ok := t.function.choose(func(p *Pod) bool { return !p.Exposed || gone[homed{p.UID, p.HomeAddress}] })
-		if !ok {
-			return false
+		next, answered := g.acquire(x, t)
+		if answered || next.pod == nil {
+			return answered
 		}
-		viaHome := next.instance == nil || t.refusedBy[next.instance.Lease]
+		viaHome := next.instance == nil
 		t.cold = t.cold || viaHome
-		switch outcome := g.attempt(x, next, viaHome); outcome {
+		if viaHome && !g.wait(x, t.function) {
+			t.function.release(next)
+			WriteProblem(x.w, x.r, queueFull(t.function))
+			return true
+		}
+		switch outcome := g.attempt(x, t.function, next); outcome {
 		case Answered:
 			return true
 		case Spent:
@@ -174,12 +183,12 @@ func (g *Gateway) try(x *Exchange, key FunctionKey, t *tries) bool {
 		default:
 			g.cfg.Metrics.retried(outcome)
 			if viaHome {
-				gone[homed{next.pod.UID, next.pod.HomeAddress}] = true
+				t.gone = append(t.gone, homed{next.pod.UID, next.pod.HomeAddress})
 				t.away = t.away || outcome == NotDelivered
 			} else {
-				t.refusedBy[next.instance.Lease] = true
+				t.refusedBy = append(t.refusedBy, next.instance.Lease)
 			}
-			if current := g.exposed(key); current != nil {
+			if current := g.exposed(t.function.Key); current != nil {
 				t.function = current
 			}
 		}
@@ -187,27 +196,85 @@ func (g *Gateway) try(x *Exchange, key FunctionKey, t *tries) bool {
 	return false
 }
 
+// acquire finds an upstream that has room, and waits for one if none has. The
+// choice has no pod if there is none to wait for. It reports whether the request has
+// been answered instead.
+func (g *Gateway) acquire(x *Exchange, t *tries) (next choice, answered bool) {
+	queue := &t.function.state.queue
+	v := busy
+	// Who comes now goes behind those in line.
+	if queue.inLine.Load() == 0 {
+		if next, v = t.function.acquire(t, g.cfg.Node); v != busy {
+			return next, false
+		}
+	}
+	if !g.wait(x, t.function) {
+		WriteProblem(x.w, x.r, queueFull(t.function))
+		return choice{}, true
+	}
+	within := t.function.policy.queueTime
+	ok := queue.awaitTurn(x.r.Context(), within, func() bool {
+		if current := g.exposed(t.function.Key); current != nil {
+			t.function = current
+		}
+		next, v = t.function.acquire(t, g.cfg.Node)
+		return v != busy
+	})
+	if ok {
+		return next, false
+	}
+	switch problem := expired(x.r.Context()); {
+	case problem != nil:
+		WriteProblem(x.w, x.r, *problem)
+	case x.r.Context().Err() != nil:
+		x.w.WriteHeader(499) // the client is gone; seen in logs and metrics only
+	default:
+		WriteProblem(x.w, x.r, Problem{
+			Status: http.StatusServiceUnavailable, Code: "QueueTimeout", RetryAfter: queueRetry,
+			Message: fmt.Sprintf("every container of function %s was busy for %v; no function code saw the request. Its annotation sanfran.dev/concurrency says how many requests a container is given; more replicas take more", t.function.Key, within),
+		})
+	}
+	return choice{}, true
+}
+
+// queueRetry is when a client should come again who was turned away by a queue.
+const queueRetry = 5 * time.Second
+
+func queueFull(f *Function) Problem {
+	return Problem{
+		Status: http.StatusServiceUnavailable, Code: "QueueFull", RetryAfter: queueRetry,
+		Message: fmt.Sprintf("too many requests wait for function %s already; no function code saw this one. The function's annotation sanfran.dev/queue-length says how many may, %d; all that wait at a gateway have a budget of memory, too", f.Key, f.policy.queueLength),
+	}
+}
+
 // exposed returns the function if the gateway may serve any pod of it.
 func (g *Gateway) exposed(key FunctionKey) *Function {
-	function := g.cfg.Table.Function(key)
-	if function == nil {
-		return nil
-	}
-	for _, pod := range function.Pods {
-		if pod.Exposed {
-			return function
-		}
+	if f := g.cfg.Table.Function(key); f != nil && f.Exposed {
+		return f
 	}
 	return nil
 }
 
-func (g *Gateway) attempt(x *Exchange, to choice, viaHome bool) Outcome {
-	if viaHome {
-		return x.Try(Upstream{Address: to.pod.HomeAddress, Pod: to.pod.UID, Revision: to.pod.Revision, Nonce: AgentNonce})
+// attempt sends the request to where it is counted already, and ends the count.
+func (g *Gateway) attempt(x *Exchange, f *Function, to choice) (outcome Outcome) {
+	defer f.release(to)
+	e := to.endpoint()
+	if to.instance != nil {
+		outcome = x.Try(Upstream{Address: to.instance.Address, Lease: to.instance.Lease, Nonce: to.instance.Nonce, Home: to.pod})
+	} else {
+		upstream := Upstream{Address: to.pod.HomeAddress, Pod: to.pod.UID, Revision: to.pod.Revision, Nonce: AgentNonce}
+		if f.policy.tellAgent {
+			upstream.Wait = f.policy.queueTime
+		}
+		outcome = x.Try(upstream)
 	}
-	to.instance.outstanding.Add(1)
-	defer to.instance.outstanding.Add(-1)
-	return x.Try(Upstream{Address: to.instance.Address, Lease: to.instance.Lease, Nonce: to.instance.Nonce, Home: to.pod})
+	switch {
+	case outcome == NotDelivered || x.broke:
+		e.failed(nanos())
+	case outcome == Answered:
+		e.answered()
+	}
+	return outcome
 }
 
 // statusRecorder remembers the status of an answer.

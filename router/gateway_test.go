@@ -297,8 +297,8 @@ func TestGatewayDoesNotWaitForEver(t *testing.T) {
 		t.Errorf("got %d %q", status, body)
 	}
 	gateway.cfg.AwayWait = time.Hour
-	gateway.away.Store(maxAway)
-	if status, body, _ := call(t, gateway, httptest.NewRequest("GET", "/fn/hello", nil)); status != 503 || !strings.Contains(body, "NoInstance") {
+	gateway.held.Store(gateway.cfg.QueueMemory)
+	if status, body, _ := call(t, gateway, httptest.NewRequest("GET", "/fn/hello", nil)); status != 503 || !strings.Contains(body, "QueueFull") {
 		t.Errorf("with too many that wait: got %d %q", status, body)
 	}
 }
@@ -325,24 +325,5 @@ func TestGatewaySaysWhatIsMissing(t *testing.T) {
 		if got := header.Get("Content-Type"); got != "application/json; charset=utf-8" {
 			t.Errorf("GET %s: Content-Type %q", path, got)
 		}
-	}
-}
-
-func TestChooseSparesABusyContainer(t *testing.T) {
-	table := NewTable()
-	mustApply(t, table, snapshotOf(route("a", "f", "10.0.0.1", "L1"), route("b", "f", "10.0.0.2", "L2"), route("c", "f", "10.0.0.3")))
-	f := table.Function(FunctionKey{"default", "f"})
-	none := func(*Pod) bool { return false }
-	f.Pods[0].Instances[0].outstanding.Add(1)
-	if got, _ := f.choose(none); got.pod.UID != "b" {
-		t.Errorf("chose pod %s, want b, which has less to do", got.pod.UID)
-	}
-	f.Pods[0].Instances[0].outstanding.Add(spillAt)
-	f.Pods[1].Instances[0].outstanding.Add(spillAt)
-	if got, _ := f.choose(none); got.pod.UID != "c" || got.instance != nil {
-		t.Errorf("chose pod %s, want the parked c while all containers are busy", got.pod.UID)
-	}
-	if _, ok := f.choose(func(*Pod) bool { return true }); ok {
-		t.Error("chose a pod that is to be skipped")
 	}
 }

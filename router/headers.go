@@ -2,7 +2,9 @@ package router
 
 import (
 	"net/http"
+	"strconv"
 	"strings"
+	"time"
 )
 
 // Headers that SanFran's own processes and workers exchange. Clients' and
@@ -18,12 +20,25 @@ const (
 	// HeaderPod and HeaderRevision name the pod a home agent shall wake.
 	HeaderPod      = "Sanfran-Pod"
 	HeaderRevision = "Sanfran-Revision"
+	// HeaderWait tells that agent how long the request may wait for a container, in
+	// milliseconds.
+	HeaderWait = "Sanfran-Wait"
 )
 
 // AgentNonce is the value of [HeaderRefused] when a home agent refuses a
 // request for a pod that it does not hold. An agent removes the header from
 // its containers' answers, so that no function can say it.
 const AgentNonce = "agent"
+
+// AskedWait returns how long a request may wait for a container; zero: it does not
+// say.
+func AskedWait(r *http.Request) time.Duration {
+	ms, err := strconv.ParseUint(r.Header.Get(HeaderWait), 10, 31)
+	if err != nil {
+		return 0
+	}
+	return time.Duration(ms) * time.Millisecond
+}
 
 // StripHeaders removes SanFran's own headers.
 func StripHeaders(h http.Header) { stripFamily(h, headerPrefix) }

@@ -5,12 +5,15 @@ import (
 	"strings"
 )
 
-// target is what a gateway path means.
+// target is what a request at the gateway means.
 type target struct {
 	function FunctionKey
 	// path is the escaped path the function gets, prefix what was taken off.
 	path   string
 	prefix string
+	// sticky is a value the client has not been told yet that shall bring it back to
+	// the same part of a split, cookie the name it is told it by.
+	sticky, cookie string
 }
 
 // parsePath reads /fn/<name>[/path] and /ns/<namespace>/fn/<name>[/path] from
@@ -19,14 +22,14 @@ type target struct {
 func parsePath(escaped, defaultNamespace string) (target, bool) {
 	rest, namespace := escaped, defaultNamespace
 	if after, ok := strings.CutPrefix(rest, "/ns/"); ok {
-		segment, tail, ok := strings.Cut(after, "/")
+		segment, _, ok := strings.Cut(after, "/")
 		if !ok {
 			return target{}, false
 		}
 		if namespace, ok = segmentName(segment); !ok {
 			return target{}, false
 		}
-		rest = "/" + tail
+		rest = after[len(segment):]
 	}
 	after, ok := strings.CutPrefix(rest, "/fn/")
 	if !ok {
@@ -46,6 +49,16 @@ func parsePath(escaped, defaultNamespace string) (target, bool) {
 		path:     path,
 		prefix:   escaped[:len(escaped)-len(after)+len(segment)],
 	}, true
+}
+
+// escapedPath is the path of a URL that net/http has parsed, as it was sent. Unlike
+// [url.URL.EscapedPath] it does not prove once more that RawPath fits Path, for which
+// it would have to allocate.
+func escapedPath(u *url.URL) string {
+	if u.RawPath != "" {
+		return u.RawPath
+	}
+	return u.EscapedPath()
 }
 
 // segmentName unescapes a path segment that names a Kubernetes object.

@@ -8,7 +8,7 @@ import (
 
 func TestParsePath(t *testing.T) {
 	fn := func(namespace, name, path, prefix string) *target {
-		return &target{FunctionKey{namespace, name}, path, prefix}
+		return &target{function: FunctionKey{namespace, name}, path: path, prefix: prefix}
 	}
 	for escaped, want := range map[string]*target{
 		"/fn/hello":             fn("default", "hello", "/", "/fn/hello"),

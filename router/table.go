@@ -6,7 +6,8 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
-	"sync/atomic"
+
+	"google.golang.org/protobuf/proto"
 
 	routesv1 "sanfran.dev/proto/sanfran/routes/v1"
 )
@@ -21,12 +22,24 @@ type FunctionKey struct {
 func (k FunctionKey) String() string { return k.Namespace + "/" + k.Name }
 
 // Function is the pods of one function as they were at one moment. It is
-// immutable; only the counters of its instances move.
+// immutable; only the counters of its instances and its state move.
 type Function struct {
 	Key FunctionKey
 	// Pods are ordered by UID, so that everybody who has to choose one parked
 	// pod to wake chooses the same.
 	Pods []*Pod
+	// Exposed says whether the gateway may serve any of them.
+	Exposed bool
+	// Owners are those of the pods that the gateway could serve, in order. More than
+	// one is a clash: pods of different owners are not one function.
+	Owners []string
+
+	// serving are the pods that the gateway may choose from: exposed and ready.
+	serving []*Pod
+	// policy is that of the newest of them, read from asked.
+	policy *Policy
+	asked  *routesv1.Policy
+	state  *functionState
 }
 
 // Pod is one function pod that answers, or soon will. It is immutable.
@@ -40,6 +53,10 @@ type Pod struct {
 	Port    uint16
 	// Exposed says whether the gateway may serve it.
 	Exposed bool
+	// Owner is the pod's top controller, Created when it was made, in seconds since
+	// 1970.
+	Owner   string
+	Created int64
 	// Ready is false while its function does not load.
 	Ready bool
 	// HomeNode is the Kubernetes node of the pod's home agent, HomeAddress the
@@ -48,6 +65,8 @@ type Pod struct {
 	HomeAddress string
 	// Instances are the containers that serve it; none while it is parked.
 	Instances []*Instance
+	// home is the home agent as the way to this pod.
+	home *endpoint
 }
 
 // Instance is one leased container.
@@ -55,9 +74,7 @@ type Instance struct {
 	Lease   string
 	Address string
 	Nonce   string
-	// outstanding counts the requests this process has sent to the instance
-	// and that have not ended. It outlives changes of the pod's route.
-	outstanding *atomic.Int64
+	*endpoint
 }
 
 // Outstanding is how many requests of this process are at the instance.
@@ -78,7 +95,7 @@ type Table struct {
 	// sorted 10,000 times for one snapshot.
 	touched map[FunctionKey]bool
 
-	functions sync.Map // FunctionKey → *Function
+	functions *index[*Function]
 	addresses sync.Map // netip.Addr → *Pod
 	pods      sync.Map // pod UID → *Pod
 }
@@ -89,17 +106,13 @@ func NewTable() *Table {
 		routes:     make(map[string]*routesv1.Route),
 		byFunction: make(map[FunctionKey]map[string]*Pod),
 		touched:    make(map[FunctionKey]bool),
+		functions:  newIndex[*Function](),
 	}
 }
 
-// Function returns the pods of a function, or nil when no pod of it is known.
-func (t *Table) Function(key FunctionKey) *Function {
-	f, ok := t.functions.Load(key)
-	if !ok {
-		return nil
-	}
-	return f.(*Function)
-}
+// Function returns the pods of a function, or nil when no pod of it is known. It
+// does not allocate.
+func (t *Table) Function(key FunctionKey) *Function { return t.functions.get(key) }
 
 // Address returns the pod that owns an IP address, or nil.
 func (t *Table) Address(addr netip.Addr) *Pod {
@@ -181,10 +194,7 @@ func (t *Table) Apply(response *routesv1.WatchResponse) (Change, error) {
 			upsert(route)
 		}
 	}
-	for key := range t.touched {
-		t.publish(key)
-	}
-	clear(t.touched)
+	t.publish()
 	t.generation, t.revision = response.GetGeneration(), response.GetRevision()
 	return change, bad
 }
@@ -225,33 +235,40 @@ func (t *Table) podOf(route *routesv1.Route) (*Pod, error) {
 		Address:     addr.Unmap(),
 		Port:        uint16(route.GetPort()),
 		Exposed:     route.GetExposed(),
+		Owner:       route.GetOwner(),
+		Created:     route.GetCreatedUnix(),
 		Ready:       route.GetReady(),
 		HomeNode:    route.GetHomeNode(),
 		HomeAddress: route.GetHomeAddress(),
 	}
 	old := t.Pod(pod.UID)
+	if old != nil && old.HomeAddress == pod.HomeAddress {
+		pod.home = old.home
+	} else {
+		pod.home = new(endpoint)
+	}
 	for _, instance := range route.GetInstances() {
 		pod.Instances = append(pod.Instances, &Instance{
-			Lease:       instance.GetLeaseId(),
-			Address:     instance.GetAddress(),
-			Nonce:       instance.GetNonce(),
-			outstanding: old.counter(instance.GetLeaseId()),
+			Lease:    instance.GetLeaseId(),
+			Address:  instance.GetAddress(),
+			Nonce:    instance.GetNonce(),
+			endpoint: old.endpoint(instance.GetLeaseId()),
 		})
 	}
 	return pod, nil
 }
 
-// counter returns the counter of a lease of this pod, a new one if the pod
+// endpoint returns what is known of a lease of this pod, a new one if the pod
 // (which may be nil) does not know it.
-func (p *Pod) counter(lease string) *atomic.Int64 {
+func (p *Pod) endpoint(lease string) *endpoint {
 	if p != nil {
 		for _, instance := range p.Instances {
 			if instance.Lease == lease {
-				return instance.outstanding
+				return instance.endpoint
 			}
 		}
 	}
-	return new(atomic.Int64)
+	return new(endpoint)
 }
 
 func (t *Table) put(route *routesv1.Route, pod *Pod) {
@@ -304,17 +321,64 @@ func (t *Table) leaveFunction(pod *Pod) {
 	t.touched[pod.Function] = true
 }
 
-// publish makes a function's pods, as they are now, visible to look-ups.
-func (t *Table) publish(key FunctionKey) {
+// publish makes the functions that were touched, as they are now, visible to
+// look-ups.
+func (t *Table) publish() {
+	changes := make(map[FunctionKey]change[*Function], len(t.touched))
+	for key := range t.touched {
+		function := t.function(key)
+		changes[key] = change[*Function]{function, function == nil}
+	}
+	t.functions.update(changes)
+	clear(t.touched)
+	for _, c := range changes {
+		if c.value != nil {
+			c.value.state.queue.roomMade()
+		}
+	}
+}
+
+// function makes a function of its pods; nil if there are none.
+func (t *Table) function(key FunctionKey) *Function {
 	members := t.byFunction[key]
 	if len(members) == 0 {
-		t.functions.Delete(key)
-		return
+		return nil
 	}
-	function := &Function{Key: key, Pods: make([]*Pod, 0, len(members))}
+	f := &Function{Key: key, Pods: make([]*Pod, 0, len(members)), policy: defaultPolicy}
 	for _, pod := range members {
-		function.Pods = append(function.Pods, pod)
+		f.Pods = append(f.Pods, pod)
 	}
-	slices.SortFunc(function.Pods, func(a, b *Pod) int { return cmp.Compare(a.UID, b.UID) })
-	t.functions.Store(key, function)
+	slices.SortFunc(f.Pods, func(a, b *Pod) int { return cmp.Compare(a.UID, b.UID) })
+	var newest *Pod
+	for _, pod := range f.Pods {
+		if !pod.Exposed {
+			continue
+		}
+		f.Exposed = true
+		if !pod.Ready {
+			continue
+		}
+		f.serving = append(f.serving, pod)
+		if newest == nil || pod.Created > newest.Created {
+			newest = pod
+		}
+		if !slices.Contains(f.Owners, pod.Owner) {
+			f.Owners = append(f.Owners, pod.Owner)
+		}
+	}
+	slices.Sort(f.Owners)
+	if newest != nil {
+		f.asked = t.routes[newest.UID].GetPolicy()
+	}
+	switch old := t.functions.get(key); {
+	case old == nil:
+		f.state, f.policy = new(functionState), newPolicy(f.asked)
+	case newest == nil:
+		f.state, f.policy, f.asked = old.state, old.policy, old.asked
+	case proto.Equal(old.asked, f.asked):
+		f.state, f.policy = old.state, old.policy
+	default:
+		f.state, f.policy = old.state, newPolicy(f.asked)
+	}
+	return f
 }

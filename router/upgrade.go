@@ -11,7 +11,10 @@ import (
 // httputil.ReverseProxy, which copies an upgraded connection's bytes, reads them
 // from the connection alone: what a client sent right after its request, and the
 // server has in its buffer, would be lost.
-type upgradeWriter struct{ http.ResponseWriter }
+type upgradeWriter struct {
+	http.ResponseWriter
+	clock *clock // nil: nobody is told of its bytes
+}
 
 // Unwrap lets http.ResponseController reach the writer.
 func (w upgradeWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
@@ -21,6 +24,9 @@ func (w upgradeWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	conn, buffered, err := http.NewResponseController(w.ResponseWriter).Hijack()
 	if err == nil && buffered.Reader.Buffered() > 0 {
 		conn = &earlyConn{conn, buffered.Reader}
+	}
+	if err == nil && w.clock != nil {
+		conn = touchedConn{conn, w.clock}
 	}
 	return conn, buffered, err
 }
