@@ -246,6 +246,22 @@ func TestHeadersBeyondWhatAFunctionTakesAreRefused(t *testing.T) {
 	wantAnswer(t, ta.viaData(t.Context(), pod, "/"), 200, "default/hello")
 }
 
+// A gateway may say how long a request waits, within what the agent allows.
+func TestARequestWaitsAsLongAsItsGatewaySays(t *testing.T) {
+	ta := startTestAgent(t, func(ta *testAgent, c *Config) {
+		c.QueueTimeout = time.Hour
+		ta.runtime.OnStart = func(ctx context.Context, _ container.Config) error {
+			<-ctx.Done()
+			return ctx.Err()
+		}
+	})
+	pod := assignment("hello", "10.245.0.1", ta.cp.bundle(nil))
+	pod.StartParked = true
+	ta.assigned(pod, agentv1.PodState_POD_STATE_PARKED)
+	got := get(t.Context(), ta.data, router.HeaderPod, pod.GetPodUid(), router.HeaderRevision, pod.GetRevision(), router.HeaderWait, "50")
+	wantAnswer(t, got, http.StatusServiceUnavailable, "QueueTimeout")
+}
+
 func TestTooManyWaiters(t *testing.T) {
 	hold := make(chan struct{})
 	ta := startTestAgent(t, func(ta *testAgent, c *Config) {

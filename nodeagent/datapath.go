@@ -95,6 +95,13 @@ const deliveries = 3
 // pod is not here any more.
 func (a *Agent) servePod(w http.ResponseWriter, r *http.Request, p *pod, withdrawn func(*router.Exchange)) {
 	a.metrics.requests.Inc()
+	waiting := r.Context()
+	if wait := router.AskedWait(r); wait > 0 {
+		// Less than this agent's own limit, which holds in any case.
+		var cancel context.CancelFunc
+		waiting, cancel = context.WithTimeoutCause(waiting, wait, errQueueTimeout)
+		defer cancel()
+	}
 	var inst *instance // nil: none of this agent's
 	exchange := a.forwarder.Begin(w, r, router.ExchangeOptions{Explain: func(ctx context.Context) *router.Problem {
 		if inst == nil {
@@ -104,7 +111,7 @@ func (a *Agent) servePod(w http.ResponseWriter, r *http.Request, p *pod, withdra
 	}})
 	for range deliveries {
 		var err error
-		inst, err = p.lease(r.Context())
+		inst, err = p.lease(waiting)
 		if errors.Is(err, errWithdrawn) {
 			withdrawn(exchange)
 			return

@@ -2,6 +2,8 @@ package provider
 
 import (
 	"errors"
+	"os"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -88,6 +90,27 @@ func TestUnknownAnnotationIsTold(t *testing.T) {
 	f, err := ReadFunction(hello(annotated(map[string]string{"sanfran.dev/rate-limt": "5", "example.com/x": "y", AnnotationRateLimit: "5"})))
 	if err != nil || len(f.Ignored) != 1 || !strings.Contains(f.Ignored[0], "sanfran.dev/rate-limt") {
 		t.Errorf("ignored %q, %v", f.Ignored, err)
+	}
+}
+
+// docs/routing.md names every annotation that is read, and no other.
+func TestEveryAnnotationIsDocumented(t *testing.T) {
+	doc, err := os.ReadFile("../docs/routing.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	documented := map[string]bool{}
+	for _, row := range regexp.MustCompile("(?m)^\\| `(sanfran\\.dev/[a-z-]+): ").FindAllStringSubmatch(string(doc), -1) {
+		documented[row[1]] = true
+	}
+	read := append([]string{AnnotationIdleTimeout, AnnotationPark, AnnotationExpose}, trafficAnnotations...)
+	for _, name := range read {
+		if !documented[name] {
+			t.Errorf("docs/routing.md has no row of %s", name)
+		}
+	}
+	if len(documented) != len(read) {
+		t.Errorf("docs/routing.md has %v, but %v are read", documented, read)
 	}
 }
 

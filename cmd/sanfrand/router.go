@@ -34,6 +34,9 @@ type routerOptions struct {
 	healthAddress    string
 	dataDir          string
 	defaultNamespace string
+	hostSuffix       string
+	nodeName         string
+	queueMemory      int64
 }
 
 func newRouterCommand() *cobra.Command {
@@ -41,8 +44,8 @@ func newRouterCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "router",
 		Short: "Run a gateway: requests to functions by name",
-		Long: `Run a gateway. It serves /fn/<name> and /ns/<namespace>/fn/<name> from the
-route table that the control plane streams, and keeps serving from the last one
+		Long: `Run a gateway. It serves /fn/<name> and /ns/<namespace>/fn/<name>, with --host-suffix
+also <name>.<namespace>.<suffix>, from the route table that the control plane streams, and keeps serving from the last one
 while the control plane is away.
 
 From a checkout, beside the gateways of a cluster: --token-file with the output of
@@ -61,6 +64,9 @@ and --control-plane-name the name in its certificate, <service>.<namespace>.svc.
 	flags.StringVar(&o.healthAddress, "health-address", ":8081", "host:port of /healthz, /readyz and /metrics")
 	flags.StringVar(&o.dataDir, "data-dir", "", "folder to keep the last route table in; empty: it is not kept")
 	flags.StringVar(&o.defaultNamespace, "default-namespace", "default", "namespace of the functions at /fn/<name>")
+	flags.StringVar(&o.hostSuffix, "host-suffix", "", "serve functions at <name>.<namespace>.<suffix>, too; empty: by path alone")
+	flags.StringVar(&o.nodeName, "node-name", "", "Kubernetes node the gateway runs on, whose containers are preferred; empty: none are")
+	flags.Int64Var(&o.queueMemory, "queue-memory-bytes", 128<<20, "what all requests together that wait for containers take at most, in bytes")
 	return cmd
 }
 
@@ -70,6 +76,9 @@ func (o *routerOptions) run(ctx context.Context) (err error) {
 		return err
 	}
 	log = log.With("process", "router")
+	if err := router.CheckHostSuffix(o.hostSuffix); err != nil {
+		return fmt.Errorf("--host-suffix: %w", err)
+	}
 	ctx, cancel := process.WithSignals(ctx)
 	defer cancel()
 
@@ -90,7 +99,8 @@ func (o *routerOptions) run(ctx context.Context) (err error) {
 	defer forwarder.Close()
 	registry := newRegistry()
 	gateway := router.NewGateway(router.GatewayConfig{
-		Table: table, Forwarder: forwarder, DefaultNamespace: o.defaultNamespace, Metrics: router.NewMetrics(registry), Log: log,
+		Table: table, Forwarder: forwarder, DefaultNamespace: o.defaultNamespace, HostSuffix: o.hostSuffix,
+		Node: o.nodeName, QueueMemory: o.queueMemory, Metrics: router.NewMetrics(registry), Log: log,
 	})
 
 	if o.dataDir != "" {

@@ -20,6 +20,7 @@ func TestChartValuesMakeValidObjects(t *testing.T) {
 		"another node":       {"virtualNode.name=functions", "virtualNode.podCIDR=10.200.0.0/16"},
 		"no admission rules": {"admissionPolicy.enabled=false"},
 		"crun":               {"agent.ociRuntime=crun"},
+		"host names":         {"gateway.hostSuffix=functions.example.com", "gateway.queueMemoryMiB=16"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			// A release of another name, so that nothing of the installed one is
@@ -53,6 +54,7 @@ func TestChartRefusesWhatItDoesNotKnow(t *testing.T) {
 		"gateway.servcie.type=NodePort":      "servcie",
 		"image.digest=latest":                "digest",
 		"gateway.service.type=ExternalName":  "type",
+		"gateway.hostSuffix=*.example.com":   "hostSuffix",
 		"agent.resources.limit.memory=1Gi":   "limit",
 	} {
 		_, err := run(t, "", "helm", "template", "x", chart, "--set", value)
