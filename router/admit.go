@@ -33,7 +33,7 @@ func (g *Gateway) admit(r *http.Request) (to target, function *Function, refused
 	}
 	// What is not there, or not usable, gets no share: its clients are the function's.
 	other := g.exposed(FunctionKey{Namespace: to.function.Namespace, Name: name})
-	if other == nil || len(other.serving) == 0 || len(other.Owners) > 1 {
+	if other == nil || len(other.Owners) != 1 {
 		return to, function, nil
 	}
 	if refused = other.admit(r); refused != nil {
@@ -54,7 +54,7 @@ func (g *Gateway) target(r *http.Request) (target, bool) {
 // counted.
 func (f *Function) admit(r *http.Request) *Problem {
 	if len(f.Owners) > 1 {
-		return nameClash(f)
+		return nameClash(f.Key)
 	}
 	if limit := f.policy.maxBody; limit > 0 && r.ContentLength > limit {
 		p := bodyTooLarge(limit)
@@ -88,17 +88,12 @@ func noSuchFunction(key FunctionKey) *Problem {
 	}
 }
 
-func nameClash(f *Function) *Problem {
-	owners := make([]string, len(f.Owners))
-	for i, owner := range f.Owners {
-		if owners[i] = owner; owner == "" {
-			owners[i] = "a pod without a controller"
-		}
-	}
+// nameClash does not tell the world whose pods they are; their events do.
+func nameClash(key FunctionKey) *Problem {
 	return &Problem{
 		Status:  http.StatusConflict,
 		Code:    "NameClash",
-		Message: fmt.Sprintf("%q in namespace %q is the name of several functions, of %q; give all but one another name by the label sanfran.dev/function, or keep them off the gateway by the annotation sanfran.dev/expose", f.Key.Name, f.Key.Namespace, owners),
+		Message: fmt.Sprintf("%q in namespace %q is the name of several functions; the event NameClash of the later one's pods names both. Give all but one another name by the label sanfran.dev/function, or keep them off the gateway by the annotation sanfran.dev/expose", key.Name, key.Namespace),
 	}
 }
 

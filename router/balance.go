@@ -1,6 +1,7 @@
 package router
 
 import (
+	"cmp"
 	"math/rand/v2"
 	"slices"
 )
@@ -111,14 +112,19 @@ func (f *Function) pick(t *tries, node string, limit int64) (choice, verdict) {
 	var bestLoad int64
 	var bestLocal, full bool
 	var ties int
-	var parked, resting *Pod
-	for _, pod := range f.serving {
-		if slices.Contains(t.gone, homed{pod.UID, pod.HomeAddress}) {
+	var viaHome, resting *Pod
+	for _, pod := range f.active {
+		if t.passes(pod) {
 			continue
 		}
 		usable := false // an instance, be it busy
+		refused := false
 		for _, instance := range pod.Instances {
-			if slices.Contains(t.refusedBy, instance.Lease) || instance.resting() {
+			if slices.Contains(t.refusedBy, instance.Lease) {
+				refused = true
+				continue
+			}
+			if instance.resting() {
 				continue
 			}
 			usable = true
@@ -142,24 +148,40 @@ func (f *Function) pick(t *tries, node string, limit int64) (choice, verdict) {
 		case usable:
 		case limit > 0 && pod.load(nil) >= limit:
 			full = true
-		case len(pod.Instances) > 0 && !slices.ContainsFunc(pod.Instances, func(i *Instance) bool { return slices.Contains(t.refusedBy, i.Lease) }), pod.home.resting():
+		case !refused || pod.home.resting():
 			// All that is known of it has failed of late.
-			if resting == nil {
-				resting = pod
+			resting = cmp.Or(resting, pod)
+		default:
+			viaHome = cmp.Or(viaHome, pod)
+		}
+	}
+	if best.pod == nil || bestLoad >= spillAt {
+		for _, pod := range f.parked {
+			switch {
+			case t.passes(pod):
+			case limit > 0 && pod.load(nil) >= limit:
+				full = true
+			case pod.home.resting():
+				resting = cmp.Or(resting, pod)
+			default:
+				return choice{pod: pod}, chosen
 			}
-		case parked == nil:
-			parked = pod
 		}
 	}
 	switch {
-	case parked != nil && (best.pod == nil || bestLoad >= spillAt):
-		return choice{pod: parked}, chosen
 	case best.pod != nil:
 		return best, chosen
-	case resting != nil && !full:
-		return choice{pod: resting}, chosen
+	case viaHome != nil:
+		return choice{pod: viaHome}, chosen
 	case full:
 		return choice{}, busy
+	case resting != nil:
+		return choice{pod: resting}, chosen
 	}
 	return choice{}, nowhere
+}
+
+// passes says whether a pod's home agent has failed the request.
+func (t *tries) passes(pod *Pod) bool {
+	return slices.Contains(t.gone, homed{pod.UID, pod.HomeAddress})
 }

@@ -214,10 +214,12 @@ func (g *Gateway) acquire(x *Exchange, t *tries) (next choice, answered bool) {
 	}
 	within := t.function.policy.queueTime
 	ok := queue.awaitTurn(x.r.Context(), within, func() bool {
-		if current := g.exposed(t.function.Key); current != nil {
-			t.function = current
+		current := g.exposed(t.function.Key)
+		if current == nil {
+			return true // deleted meanwhile; there is no choice
 		}
-		next, v = t.function.acquire(t, g.cfg.Node)
+		t.function = current
+		next, v = current.acquire(t, g.cfg.Node)
 		return v != busy
 	})
 	if ok {

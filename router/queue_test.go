@@ -211,6 +211,22 @@ func TestANewContainerServesThoseInLine(t *testing.T) {
 	first()
 }
 
+func TestNobodyWaitsForAFunctionThatIsGone(t *testing.T) {
+	gateway, held := busyGateway(t, &routesv1.Policy{Concurrency: 1})
+	first, _ := serve(t.Context(), gateway)
+	answer := <-held
+	second, body := serve(t.Context(), gateway)
+	third, _ := serve(t.Context(), gateway)
+	queue := gateway.queueOfHello()
+	until(t, "two are in line", func() bool { return queue.inLine.Load() == 2 })
+	mustApply(t, gateway.cfg.Table, delta(nil, "a"))
+	if second() != 503 || third() != 503 || !strings.Contains(body(), `"NoInstance"`) {
+		t.Errorf("got %d %s, and %d", second(), body(), third())
+	}
+	close(answer)
+	first()
+}
+
 // Cold requests are bounded as those in line are, and told to the agent how long to
 // wait; they are counted until the answer begins.
 func TestColdRequestsAreBounded(t *testing.T) {

@@ -34,8 +34,9 @@ type Function struct {
 	// one is a clash: pods of different owners are not one function.
 	Owners []string
 
-	// serving are the pods that the gateway may choose from: exposed and ready.
-	serving []*Pod
+	// active and parked are the pods that the gateway may choose from, exposed and
+	// ready: with instances and without, of which there may be thousands.
+	active, parked []*Pod
 	// policy is that of the newest of them, read from asked.
 	policy *Policy
 	asked  *routesv1.Policy
@@ -325,16 +326,18 @@ func (t *Table) leaveFunction(pod *Pod) {
 // look-ups.
 func (t *Table) publish() {
 	changes := make(map[FunctionKey]change[*Function], len(t.touched))
+	var lines []*queue
 	for key := range t.touched {
 		function := t.function(key)
 		changes[key] = change[*Function]{function, function == nil}
+		if old := t.functions.get(key); old != nil {
+			lines = append(lines, &old.state.queue)
+		}
 	}
 	t.functions.update(changes)
 	clear(t.touched)
-	for _, c := range changes {
-		if c.value != nil {
-			c.value.state.queue.roomMade()
-		}
+	for _, line := range lines {
+		line.roomMade()
 	}
 }
 
@@ -358,7 +361,11 @@ func (t *Table) function(key FunctionKey) *Function {
 		if !pod.Ready {
 			continue
 		}
-		f.serving = append(f.serving, pod)
+		if len(pod.Instances) > 0 {
+			f.active = append(f.active, pod)
+		} else {
+			f.parked = append(f.parked, pod)
+		}
 		if newest == nil || pod.Created > newest.Created {
 			newest = pod
 		}
