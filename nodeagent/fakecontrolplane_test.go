@@ -191,7 +191,7 @@ func (cp *fakeControlPlane) FetchBundle(r *agentv1.FetchBundleRequest, stream ag
 }
 
 // Watch implements routesv1.RouteServiceServer.
-func (cp *fakeControlPlane) Watch(_ *routesv1.WatchRequest, stream routesv1.RouteService_WatchServer) error {
+func (cp *fakeControlPlane) Watch(stream routesv1.RouteService_WatchServer) error {
 	err := stream.Send(&routesv1.WatchResponse{Generation: 1, Revision: 1, Change: &routesv1.WatchResponse_Snapshot{Snapshot: &routesv1.Snapshot{}}})
 	if err != nil {
 		return err

@@ -21,7 +21,8 @@ type WatcherConfig struct {
 	Table  *Table
 	// File keeps the last table on disk; empty: it is not kept.
 	File string
-	// OnChange, if set, is called after each change, from Run's goroutine.
+	// OnChange, if set, is called after each change, from Run's goroutine. The change
+	// is acknowledged when it returns.
 	OnChange func(Change)
 	Log      *slog.Logger
 }
@@ -103,10 +104,13 @@ func (w *Watcher) follow(ctx context.Context, dirty chan<- struct{}) (received b
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	generation, revision := w.cfg.Table.Position()
-	stream, err := w.cfg.Client.Watch(ctx, &routesv1.WatchRequest{Generation: generation, Revision: revision})
+	stream, err := w.cfg.Client.Watch(ctx)
 	if err != nil {
 		return false, err
 	}
+	// A message that cannot be sent belongs to a stream that has ended; why is what
+	// Recv says.
+	_ = stream.Send(&routesv1.WatchRequest{Generation: generation, Revision: revision})
 	for {
 		response, err := stream.Recv()
 		if err != nil {
@@ -114,6 +118,8 @@ func (w *Watcher) follow(ctx context.Context, dirty chan<- struct{}) (received b
 		}
 		received = true
 		w.apply(response)
+		// What was left out of it was heard all the same.
+		_ = stream.Send(&routesv1.WatchRequest{Generation: response.GetGeneration(), Revision: response.GetRevision()})
 		select {
 		case dirty <- struct{}{}:
 		default:

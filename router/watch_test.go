@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -18,7 +19,8 @@ import (
 // streams is a control plane: it answers each Watch with the next script.
 type streams struct {
 	scripts  []script
-	requests []*routesv1.WatchRequest
+	requests []*routesv1.WatchRequest // the first of each stream
+	heard    []*routesv1.WatchRequest // all later ones
 }
 
 type script struct {
@@ -27,23 +29,35 @@ type script struct {
 }
 
 // Watch implements routesv1.RouteServiceClient.
-func (s *streams) Watch(ctx context.Context, r *routesv1.WatchRequest, _ ...grpc.CallOption) (grpc.ServerStreamingClient[routesv1.WatchResponse], error) {
-	s.requests = append(s.requests, r)
+func (s *streams) Watch(ctx context.Context, _ ...grpc.CallOption) (grpc.BidiStreamingClient[routesv1.WatchRequest, routesv1.WatchResponse], error) {
 	if len(s.scripts) == 0 {
 		return nil, errors.New("no control plane")
 	}
 	next := s.scripts[0]
 	s.scripts = s.scripts[1:]
-	return &stream{ctx: ctx, script: next}, nil
+	return &stream{ctx: ctx, script: next, control: s}, nil
 }
 
 type stream struct {
 	grpc.ClientStream
-	ctx    context.Context
-	script script
+	ctx     context.Context
+	script  script
+	control *streams
+	begun   bool
 }
 
-// Recv implements grpc.ServerStreamingClient.
+// Send implements grpc.BidiStreamingClient.
+func (s *stream) Send(r *routesv1.WatchRequest) error {
+	if s.begun {
+		s.control.heard = append(s.control.heard, r)
+	} else {
+		s.control.requests = append(s.control.requests, r)
+	}
+	s.begun = true
+	return nil
+}
+
+// Recv implements grpc.BidiStreamingClient.
 func (s *stream) Recv() (*routesv1.WatchResponse, error) {
 	if len(s.script.responses) > 0 {
 		next := s.script.responses[0]
@@ -83,6 +97,13 @@ func TestWatcherGoesOnWhereABrokenStreamEnded(t *testing.T) {
 		}
 		if got := control.requests[1]; got.GetGeneration() != 7 || got.GetRevision() != 2 {
 			t.Errorf("the second watch asked from (%d, %d), want (7, 2)", got.GetGeneration(), got.GetRevision())
+		}
+		var heard []uint64
+		for _, r := range control.heard {
+			heard = append(heard, r.GetRevision())
+		}
+		if !slices.Equal(heard, []uint64{1, 2, 3}) {
+			t.Errorf("acknowledged %v, want each revision once it was applied", heard)
 		}
 		cancel()
 		if err := <-done; !errors.Is(err, context.Canceled) {

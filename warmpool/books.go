@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -52,6 +53,9 @@ type Books struct {
 	homeChanges map[string]Home
 	homeWake    chan struct{}
 	capacity    chan struct{} // closed and replaced when the capacity changes
+
+	unheard         map[string]*unheard
+	waitsForHearers atomic.Bool // there are some
 }
 
 // pod is one function pod.
@@ -68,6 +72,7 @@ type pod struct {
 	withdrawing bool
 	grace       time.Duration
 	former      *former // the home it leaves, while that one serves it
+	announced   bool    // routers know that it is ready
 }
 
 func (p *pod) uid() string { return p.want.GetPodUid() }
@@ -114,6 +119,7 @@ func NewBooks(generation uint64, ledger map[string]Home, routes *RouteTable, siz
 		resynced:  make(chan struct{}), settled: make(chan struct{}),
 		changed: make(map[string]bool), changedWake: make(chan struct{}, 1), capacity: make(chan struct{}),
 		homeChanges: make(map[string]Home), homeWake: make(chan struct{}, 1),
+		unheard: make(map[string]*unheard),
 	}
 }
 
@@ -227,8 +233,9 @@ func (b *Books) Withdraw(podUID string, grace time.Duration, now time.Time) {
 
 // Status is how a pod is, or nil when it is not in the books (any more). Its
 // state is POD_STATE_UNSPECIFIED while, after a start of the control plane, no
-// agent has spoken of the pod yet: then it is as it was before. The message is
-// never changed after it was handed out.
+// agent has spoken of the pod yet: then it is as it was before. A pod is not called
+// ready before every router knows where it is, or has been waited for. The message
+// is never changed after it was handed out.
 func (b *Books) Status(podUID string) *agentv1.PodStatus {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -238,6 +245,12 @@ func (b *Books) Status(podUID string) *agentv1.PodStatus {
 		return nil
 	case p.status == nil:
 		return &agentv1.PodStatus{PodUid: podUID, Epoch: p.epoch}
+	case b.unheard[podUID] != nil:
+		return &agentv1.PodStatus{
+			PodUid: podUID, Epoch: p.epoch, State: agentv1.PodState_POD_STATE_PREPARING,
+			Reason: "RoutesPending", Message: "gateways and agents hear of where the pod is",
+			RestartCount: p.status.GetRestartCount(), LastTermination: p.status.GetLastTermination(),
+		}
 	}
 	return p.status
 }
@@ -286,6 +299,7 @@ func (b *Books) finish(p *pod) {
 	b.unhome(p)
 	delete(b.waiting, p.uid())
 	delete(b.pods, p.uid())
+	b.forgetUnheard(p.uid())
 	b.leave(p)
 	b.routes.Remove(p.uid())
 	b.changed[p.uid()] = true
@@ -318,10 +332,12 @@ func (b *Books) show(p *pod, status *agentv1.PodStatus) {
 		return
 	}
 	p.status = status
-	// The route changes before anybody hears of the status, as that waits for mu.
-	b.changed[p.uid()] = true
-	wake(b.changedWake)
 	b.updateRoute(p)
+	// While routers are to hear of it first there is nothing new to tell others.
+	if b.unheard[p.uid()] == nil {
+		b.changed[p.uid()] = true
+		wake(b.changedWake)
+	}
 }
 
 func (b *Books) updateRoute(p *pod) {
@@ -339,7 +355,7 @@ func (b *Books) updateRoute(p *pod) {
 	if i := p.status.GetInstance(); i != nil && p.status.GetState() == agentv1.PodState_POD_STATE_ACTIVE {
 		route.Instances = []*routesv1.Instance{{LeaseId: i.GetLeaseId(), Address: i.GetAddress(), Nonce: i.GetNonce()}}
 	}
-	b.routes.Set(route)
+	b.announce(p, route.GetReady(), b.routes.Set(route))
 }
 
 // assignment is what the pod's home is told.

@@ -14,29 +14,26 @@ import (
 //     route, are still those of the former home.
 //  2. The new home says that the pod is ready. From now on the pod is what the new
 //     home says, and its route leads there.
-//  3. When routers have heard that, the pod is withdrawn from its former home,
+//  3. When every router has heard that, or has been waited for, the pod is withdrawn from its former home,
 //     which lets requests in flight finish.
 //
 // So a pod may have containers at both for a while, and at least one of them
 // answers at any time. A pod that is not ready has nothing to hand over: it just
 // gets another home. One that nobody else takes stays.
 
-const (
-	// routeSettle is how long a former home goes on after the new one is ready:
-	// longer than a changed route takes to reach the routers.
-	routeSettle = time.Second
-	// handOverAtOnce bounds how many pods are on their way from one agent, so
-	// that those who take them are not asked for everything at once.
-	handOverAtOnce = 500
-)
+// handOverAtOnce bounds how many pods are on their way from one agent, so
+// that those who take them are not asked for everything at once.
+const handOverAtOnce = 500
 
 // former is the home that a pod leaves.
 type former struct {
 	node  string
 	epoch *agentv1.Epoch
-	// taken: the new home is ready; takenAt is when Tick first saw that.
-	taken   bool
-	takenAt time.Time
+	// taken: the new home is ready; takenAt is when Tick first saw that, revision that
+	// of the routes by then.
+	taken    bool
+	takenAt  time.Time
+	revision uint64
 	// next is what the new home has said meanwhile; nil: nothing.
 	next *agentv1.PodStatus
 }
@@ -68,13 +65,17 @@ func (b *Books) handOver(a *agent, now time.Time) {
 		return
 	}
 	onTheWay := 0
+	heard := b.routes.Heard(now)
 	for _, p := range sorted(a.formers) {
 		switch f := p.former; {
 		case !f.taken:
 			onTheWay++
 		case f.takenAt.IsZero():
-			f.takenAt = now
-		case now.Sub(f.takenAt) >= routeSettle:
+			f.takenAt, f.revision = now, b.routes.Current()
+		case heard >= f.revision:
+			b.withdrawFormer(p)
+		case now.Sub(f.takenAt) >= heardWithin:
+			b.routes.giveUpOn(f.revision)
 			b.withdrawFormer(p)
 		}
 	}

@@ -63,6 +63,8 @@ func wantRoute(t *testing.T, w *world, uid, node string, instances int) {
 
 func TestALeavingAgentServesUntilAnotherIsReady(t *testing.T) {
 	w, n1, n2 := leaves(t)
+	gateway := w.routes.hear("gateway")
+	w.routes.acknowledge(gateway, 7, w.routes.Current())
 	first := n1.pods["a"].GetEpoch()
 	w.books.Leave(n1.session, w.now)
 
@@ -93,11 +95,12 @@ func TestALeavingAgentServesUntilAnotherIsReady(t *testing.T) {
 	wantRoute(t, w, "a", "n2", 0)
 	w.report(n1, "a", active) // no word of it counts any more
 	wantRoute(t, w, "a", "n2", 0)
-	w.tick(routeSettle)
+	w.tick(heardWithin / 2)
 	if _, withdrawn, bye := w.told(n1); len(withdrawn) != 0 || bye {
 		t.Fatalf("n1 was told %v, %v, before routers knew", withdrawn, bye)
 	}
-	w.tick(500 * time.Millisecond)
+	w.routes.acknowledge(gateway, 7, w.routes.Current())
+	w.tick(250 * time.Millisecond)
 	if _, withdrawn, bye := w.told(n1); len(withdrawn) != 1 || !bye {
 		t.Fatalf("n1 was told %v, farewell %v", withdrawn, bye)
 	}

@@ -62,6 +62,7 @@ func (b *Books) Tick(now time.Time) {
 	if isClosed(b.settled) {
 		b.presumeGone(now)
 	}
+	b.announceHeard(now)
 	b.handOverAll(now)
 	b.resize(now)
 }

@@ -26,23 +26,26 @@ type RouteTable struct {
 	routes   map[string]*routesv1.Route
 	history  []string      // pod UIDs; the last is the change to revision
 	changed  chan struct{} // closed and replaced at every change
+	hearers  map[*hearer]bool
 }
 
 // NewRouteTable returns an empty table whose revisions belong to generation.
 func NewRouteTable(generation uint64) *RouteTable {
-	return &RouteTable{generation: generation, routes: make(map[string]*routesv1.Route), changed: make(chan struct{})}
+	return &RouteTable{generation: generation, routes: make(map[string]*routesv1.Route), changed: make(chan struct{}), hearers: make(map[*hearer]bool)}
 }
 
 // Set adds or replaces the route of its pod. The table keeps route, which must
-// not be changed afterwards. An equal route is no change.
-func (t *RouteTable) Set(route *routesv1.Route) {
+// not be changed afterwards. An equal route is no change. Whoever has the revision
+// that is returned has the route.
+func (t *RouteTable) Set(route *routesv1.Route) (revision uint64) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if old, ok := t.routes[route.GetPodUid()]; ok && proto.Equal(old, route) {
-		return
+		return t.revision
 	}
 	t.routes[route.GetPodUid()] = route
 	t.note(route.GetPodUid())
+	return t.revision
 }
 
 // Remove takes the route of a pod away.

@@ -207,16 +207,25 @@ func (s *Server) Answer(stream grpc.BidiStreamingServer[streamsv1.AnswerRequest,
 
 // Watch implements routesv1.RouteServiceServer. It says nothing before the
 // books are settled: a watcher's own last table is better until then.
-func (s *Server) Watch(req *routesv1.WatchRequest, stream grpc.ServerStreamingServer[routesv1.WatchResponse]) error {
+func (s *Server) Watch(stream grpc.BidiStreamingServer[routesv1.WatchRequest, routesv1.WatchResponse]) error {
+	first, err := stream.Recv()
+	if err != nil {
+		return err
+	}
 	ctx, cancel := context.WithCancel(stream.Context())
 	defer cancel()
 	stop := context.AfterFunc(s.ctx, cancel)
 	defer stop()
+	peer, _ := rpc.PeerFrom(stream.Context())
+	h := s.routes.hear(peer.String())
+	s.routes.acknowledge(h, first.GetGeneration(), first.GetRevision())
+	defer func() { s.routes.leaves(h, time.Now()) }()
+	go s.acknowledgements(stream, h) // ends with the stream
 	select {
 	case <-s.books.Settled():
 	case <-ctx.Done():
 	}
-	generation, revision := req.GetGeneration(), req.GetRevision()
+	generation, revision := first.GetGeneration(), first.GetRevision()
 	for {
 		response, err := s.routes.Next(ctx, generation, revision)
 		switch {
@@ -229,5 +238,22 @@ func (s *Server) Watch(req *routesv1.WatchRequest, stream grpc.ServerStreamingSe
 			return err
 		}
 		generation, revision = response.GetGeneration(), response.GetRevision()
+	}
+}
+
+// acknowledgements takes what a router says it has.
+func (s *Server) acknowledgements(stream grpc.BidiStreamingServer[routesv1.WatchRequest, routesv1.WatchResponse], h *hearer) {
+	for {
+		message, err := stream.Recv()
+		if errors.Is(err, io.EOF) {
+			s.routes.ignore(h) // it listens, and will not say what it has
+			s.books.Heard(time.Now())
+			return
+		}
+		if err != nil {
+			return
+		}
+		s.routes.acknowledge(h, message.GetGeneration(), message.GetRevision())
+		s.books.Heard(time.Now())
 	}
 }

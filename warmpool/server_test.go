@@ -200,8 +200,11 @@ func TestOnePodsLife(t *testing.T) {
 		t.Error("ready before the pods are known")
 	}
 	agent := connect(t, r.dial(t, identity.RoleAgent, "n1"), hello("n1"))
-	routes, err := routesv1.NewRouteServiceClient(r.dial(t, identity.RoleGateway, "n9")).Watch(t.Context(), &routesv1.WatchRequest{})
+	routes, err := routesv1.NewRouteServiceClient(r.dial(t, identity.RoleGateway, "n9")).Watch(t.Context())
 	if err != nil {
+		t.Fatal(err)
+	}
+	if err := routes.Send(&routesv1.WatchRequest{}); err != nil {
 		t.Fatal(err)
 	}
 	if err := r.pool.Assign(t.Context(), assignment("a", "r1"), exposed); err != nil {
@@ -226,11 +229,17 @@ func TestOnePodsLife(t *testing.T) {
 		}
 		table.apply(response)
 		if route := table.routes["a"]; route.GetReady() {
+			if s := r.pool.Status("a"); s.GetState() == active {
+				t.Error("the pod is ready before the gateway has said that it has its route")
+			}
 			if route.GetHomeAddress() != "n1:7070" || len(route.GetInstances()) != 1 || route.GetInstances()[0].GetNonce() != "n" {
 				t.Errorf("route %v", route)
 			}
 			break
 		}
+	}
+	if err := routes.Send(&routesv1.WatchRequest{Generation: table.generation, Revision: table.revision}); err != nil {
+		t.Fatal(err)
 	}
 	for r.pool.Status("a").GetState() != active {
 		<-r.changed

@@ -860,9 +860,9 @@ const file_sanfran_routes_v1_routes_proto_rawDesc = "" +
 	"\bInstance\x12\x19\n" +
 	"\blease_id\x18\x01 \x01(\tR\aleaseId\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\tR\aaddress\x12\x14\n" +
-	"\x05nonce\x18\x03 \x01(\tR\x05nonce2\\\n" +
-	"\fRouteService\x12L\n" +
-	"\x05Watch\x12\x1f.sanfran.routes.v1.WatchRequest\x1a .sanfran.routes.v1.WatchResponse0\x01B.Z,sanfran.dev/proto/sanfran/routes/v1;routesv1b\x06proto3"
+	"\x05nonce\x18\x03 \x01(\tR\x05nonce2^\n" +
+	"\fRouteService\x12N\n" +
+	"\x05Watch\x12\x1f.sanfran.routes.v1.WatchRequest\x1a .sanfran.routes.v1.WatchResponse(\x010\x01B.Z,sanfran.dev/proto/sanfran/routes/v1;routesv1b\x06proto3"
 
 var (
 	file_sanfran_routes_v1_routes_proto_rawDescOnce sync.Once

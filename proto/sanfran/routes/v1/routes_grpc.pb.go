@@ -35,7 +35,11 @@ type RouteServiceClient interface {
 	// Watch streams the route table: a snapshot first, unless the caller's
 	// (generation, revision) can still be continued, then deltas in order of
 	// revision. It does not end by itself.
-	Watch(ctx context.Context, in *WatchRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchResponse], error)
+	//
+	// The caller's first message says where it begins, and each later one what it has
+	// applied, so that the control plane knows when everybody has heard of a change. A
+	// caller that ends its side after the first message is not waited for.
+	Watch(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[WatchRequest, WatchResponse], error)
 }
 
 type routeServiceClient struct {
@@ -46,24 +50,18 @@ func NewRouteServiceClient(cc grpc.ClientConnInterface) RouteServiceClient {
 	return &routeServiceClient{cc}
 }
 
-func (c *routeServiceClient) Watch(ctx context.Context, in *WatchRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchResponse], error) {
+func (c *routeServiceClient) Watch(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[WatchRequest, WatchResponse], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	stream, err := c.cc.NewStream(ctx, &RouteService_ServiceDesc.Streams[0], RouteService_Watch_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
 	x := &grpc.GenericClientStream[WatchRequest, WatchResponse]{ClientStream: stream}
-	if err := x.ClientStream.SendMsg(in); err != nil {
-		return nil, err
-	}
-	if err := x.ClientStream.CloseSend(); err != nil {
-		return nil, err
-	}
 	return x, nil
 }
 
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
-type RouteService_WatchClient = grpc.ServerStreamingClient[WatchResponse]
+type RouteService_WatchClient = grpc.BidiStreamingClient[WatchRequest, WatchResponse]
 
 // RouteServiceServer is the server API for RouteService service.
 // All implementations must embed UnimplementedRouteServiceServer
@@ -75,7 +73,11 @@ type RouteServiceServer interface {
 	// Watch streams the route table: a snapshot first, unless the caller's
 	// (generation, revision) can still be continued, then deltas in order of
 	// revision. It does not end by itself.
-	Watch(*WatchRequest, grpc.ServerStreamingServer[WatchResponse]) error
+	//
+	// The caller's first message says where it begins, and each later one what it has
+	// applied, so that the control plane knows when everybody has heard of a change. A
+	// caller that ends its side after the first message is not waited for.
+	Watch(grpc.BidiStreamingServer[WatchRequest, WatchResponse]) error
 	mustEmbedUnimplementedRouteServiceServer()
 }
 
@@ -86,7 +88,7 @@ type RouteServiceServer interface {
 // pointer dereference when methods are called.
 type UnimplementedRouteServiceServer struct{}
 
-func (UnimplementedRouteServiceServer) Watch(*WatchRequest, grpc.ServerStreamingServer[WatchResponse]) error {
+func (UnimplementedRouteServiceServer) Watch(grpc.BidiStreamingServer[WatchRequest, WatchResponse]) error {
 	return status.Error(codes.Unimplemented, "method Watch not implemented")
 }
 func (UnimplementedRouteServiceServer) mustEmbedUnimplementedRouteServiceServer() {}
@@ -111,15 +113,11 @@ func RegisterRouteServiceServer(s grpc.ServiceRegistrar, srv RouteServiceServer)
 }
 
 func _RouteService_Watch_Handler(srv interface{}, stream grpc.ServerStream) error {
-	m := new(WatchRequest)
-	if err := stream.RecvMsg(m); err != nil {
-		return err
-	}
-	return srv.(RouteServiceServer).Watch(m, &grpc.GenericServerStream[WatchRequest, WatchResponse]{ServerStream: stream})
+	return srv.(RouteServiceServer).Watch(&grpc.GenericServerStream[WatchRequest, WatchResponse]{ServerStream: stream})
 }
 
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
-type RouteService_WatchServer = grpc.ServerStreamingServer[WatchResponse]
+type RouteService_WatchServer = grpc.BidiStreamingServer[WatchRequest, WatchResponse]
 
 // RouteService_ServiceDesc is the grpc.ServiceDesc for RouteService service.
 // It's only intended for direct use with grpc.RegisterService,
@@ -133,6 +131,7 @@ var RouteService_ServiceDesc = grpc.ServiceDesc{
 			StreamName:    "Watch",
 			Handler:       _RouteService_Watch_Handler,
 			ServerStreams: true,
+			ClientStreams: true,
 		},
 	},
 	Metadata: "sanfran/routes/v1/routes.proto",
