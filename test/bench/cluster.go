@@ -27,6 +27,17 @@ type environment struct {
 	baselineService string
 	// made counts the sets of parked pods, so that each round has names of its own.
 	made int
+	// npm is a folder with the packages of test/npm.
+	npm string
+	// samples are the single values of the round that is measured, for plots.
+	samples map[string][]float64
+}
+
+// sample keeps latencies for a plot, in milliseconds.
+func (e *environment) sample(name string, latencies []time.Duration) {
+	for _, latency := range latencies {
+		e.samples[name] = append(e.samples[name], milliseconds(latency))
+	}
 }
 
 // kubectl runs kubectl with a manifest on standard input, if there is one.
@@ -55,15 +66,18 @@ http.createServer((req, res) => {
 }).listen(8080);
 `
 
+// ordinaryCommand starts the same program with the Node.js of functions in an ordinary
+// pod, whose image is the agent's.
+const ordinaryCommand = `[/usr/share/sanfran/rootfs/node24/usr/lib/x86_64-linux-gnu/ld-linux-x86-64.so.2, --library-path, ` +
+	`/usr/share/sanfran/rootfs/node24/usr/lib/x86_64-linux-gnu, /usr/share/sanfran/rootfs/node24/usr/local/bin/node, /function/server.js]`
+
 // setUp makes the namespace with the function and the baseline, and waits
 // until both answer.
 func setUp(ctx context.Context, image string) (*environment, error) {
-	env := &environment{image: image}
+	env := &environment{image: image, samples: make(map[string][]float64)}
 	if err := env.tearDown(); err != nil {
 		return nil, err
 	}
-	root := "/usr/share/sanfran/rootfs/node24"
-	library := root + "/usr/lib/x86_64-linux-gnu"
 	manifest := fmt.Sprintf(`
 apiVersion: v1
 kind: Namespace
@@ -89,8 +103,8 @@ spec:
   containers:
     - name: baseline
       image: %[4]s
-      command: [%[5]s/usr/lib/x86_64-linux-gnu/ld-linux-x86-64.so.2, --library-path, "%[6]s", %[5]s/usr/local/bin/node, /code/server.js]
-      volumeMounts: [{name: code, mountPath: /code}]
+      command: %[5]s
+      volumeMounts: [{name: code, mountPath: /function}]
   volumes: [{name: code, configMap: {name: baseline}}]
 ---
 apiVersion: v1
@@ -121,7 +135,7 @@ kind: Service
 metadata: {name: server, namespace: %[1]s}
 spec: {selector: {app: server}, ports: [{port: 80, targetPort: 8080}]}
 ---
-%[7]s`, namespace, helloCode, baselineCode, image, root, library, functionPod("hello", "hello", "hello", "10m"))
+%[6]s`, namespace, helloCode, baselineCode, image, ordinaryCommand, functionPod("hello", "hello", "hello", "10m", "hello"))
 	if _, err := kubectl(ctx, manifest, "apply", "-f", "-"); err != nil {
 		return nil, err
 	}
@@ -174,8 +188,8 @@ func (e *environment) at(function string) string {
 	return fmt.Sprintf("%s/ns/%s/fn/%s?name=Vik", e.gateway, namespace, function)
 }
 
-// functionPod is the manifest of a function pod.
-func functionPod(name, function, set, idleTimeout string) string {
+// functionPod is the manifest of a function pod, whose code is in a ConfigMap.
+func functionPod(name, function, set, idleTimeout, code string) string {
 	return fmt.Sprintf(`
 apiVersion: v1
 kind: Pod
@@ -193,8 +207,8 @@ spec:
       image: sanfran/node:24
       ports: [{containerPort: 8080}]
       volumeMounts: [{name: code, mountPath: /function}]
-  volumes: [{name: code, configMap: {name: hello}}]
----`, name, namespace, function, idleTimeout, setLabel, set)
+  volumes: [{name: code, configMap: {name: %[7]s}}]
+---`, name, namespace, function, idleTimeout, setLabel, set, code)
 }
 
 // setLabel is on all pods that are made together.
@@ -203,7 +217,8 @@ const setLabel = "bench-set"
 // untilPods waits until so many pods of a set have the Ready condition of that
 // status; any, for an empty one.
 func untilPods(ctx context.Context, set, ready string, n int) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, 3*time.Minute, fmt.Errorf("the set %s has not %d pods of Ready=%q after 3 minutes", set, n, ready))
+	patience := 3*time.Minute + time.Duration(n)*50*time.Millisecond
+	ctx, cancel := context.WithTimeoutCause(ctx, patience, fmt.Errorf("the set %s has not %d pods of Ready=%q after %v", set, n, ready, patience))
 	defer cancel()
 	for {
 		out, err := kubectl(ctx, "", "get", "pods", "-n", namespace, "-l", setLabel+"="+set, "-o", `jsonpath={range .items[*]}is{.status.conditions[?(@.type=="Ready")].status}{"\n"}{end}`)
@@ -228,16 +243,16 @@ func untilPods(ctx context.Context, set, ready string, n int) error {
 // containers of a round do not add up to more than the node's share.
 const coldIdle = "3s"
 
-// parkedFunctions makes n functions that have never been called. Their
-// revision is one that the function hello has proved to load, so that they
-// begin parked.
-func (e *environment) parkedFunctions(ctx context.Context, n int) (urls []string, remove func() error, err error) {
+// parkedFunctions makes n functions that have never been called, of the code in a
+// ConfigMap. Another function must have proved that it loads, as hello does for its
+// own, so that they begin parked.
+func (e *environment) parkedFunctions(ctx context.Context, n int, code string) (urls []string, remove func() error, err error) {
 	e.made++
 	set := fmt.Sprintf("cold-%d", e.made)
 	var manifest strings.Builder
 	for i := range n {
 		name := fmt.Sprintf("%s-%d", set, i)
-		manifest.WriteString(functionPod(name, name, set, coldIdle))
+		manifest.WriteString(functionPod(name, name, set, coldIdle, code))
 		urls = append(urls, e.at(name))
 	}
 	remove = func() error {

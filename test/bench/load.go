@@ -9,6 +9,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	vegeta "github.com/tsenart/vegeta/v12/lib"
 )
 
 // newClient returns a client that keeps up to connections open.
@@ -77,6 +79,19 @@ func throughput(ctx context.Context, url string, connections int, lasts time.Dur
 	return all, nil
 }
 
+// attack sends GETs at a rate for a while, or until ctx ends, and tells of each; the
+// caller receives until the channel is closed. With keepAlive false each has a
+// connection of its own.
+func attack(ctx context.Context, url string, rate int, lasts time.Duration, keepAlive bool) <-chan *vegeta.Result {
+	attacker := vegeta.NewAttacker(vegeta.KeepAlive(keepAlive), vegeta.Timeout(10*time.Second), vegeta.MaxBody(1<<10))
+	target := vegeta.NewStaticTargeter(vegeta.Target{Method: http.MethodGet, URL: url})
+	results := attacker.Attack(target, vegeta.ConstantPacer{Freq: max(rate, 1), Per: time.Second}, lasts, url)
+	context.AfterFunc(ctx, func() { attacker.Stop() })
+	return results
+}
+
+func milliseconds(d time.Duration) float64 { return float64(d.Nanoseconds()) / 1e6 }
+
 // percentile returns the latency that p (0 to 1) of the requests do not
 // exceed, in milliseconds.
 func percentile(latencies []time.Duration, p float64) float64 {
@@ -85,5 +100,5 @@ func percentile(latencies []time.Duration, p float64) float64 {
 	}
 	sorted := slices.Sorted(slices.Values(latencies))
 	at := min(int(float64(len(sorted))*p), len(sorted)-1)
-	return float64(sorted[at].Nanoseconds()) / 1e6
+	return milliseconds(sorted[at])
 }

@@ -39,6 +39,7 @@ func run(ctx context.Context, args []string) (err error) {
 		load    = flags.Duration("load", 5*time.Second, "how long one throughput measurement lasts")
 		name    = flags.String("name", "agent", "the `name` of the files that --go-benchmarks writes, without their ending")
 		printed = flags.String("go-benchmarks", "", "write a report from this `file` of what go test -bench has printed; nothing else is measured")
+		proxied = flags.String("reverse-proxy", "", "be Go's ReverseProxy before the upstream of this `URL`, to be compared with; nothing is measured")
 		image   = flags.String("image", "", "the SanFran `image`, whose Node.js the baseline pod runs")
 	)
 	if err := flags.Parse(args); err != nil {
@@ -46,6 +47,9 @@ func run(ctx context.Context, args []string) (err error) {
 	}
 	if *printed != "" {
 		return reportGoBenchmarks(*printed, *out, *name)
+	}
+	if *proxied != "" {
+		return reverseProxy(*proxied)
 	}
 	if *image == "" || *rounds < 1 {
 		return fmt.Errorf("--image is needed and --rounds must be at least 1; run test/bench/run.sh, which sets them")
@@ -60,6 +64,7 @@ func run(ctx context.Context, args []string) (err error) {
 		}
 	}()
 	env.load = *load
+	env.npm = os.Getenv("SANFRAN_NPM")
 
 	report := Report{Machine: describeMachine(), Rounds: *rounds, name: "results"}
 	if *long {

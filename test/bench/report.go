@@ -30,6 +30,8 @@ type Result struct {
 	Case    string   `json:"case"`
 	What    string   `json:"what"`
 	Figures []Figure `json:"figures"`
+	// Samples are single values of all rounds, in milliseconds, that plots are made of.
+	Samples map[string][]float64 `json:"samples,omitempty"`
 }
 
 // Report is one run.
@@ -80,7 +82,7 @@ func median(values []float64) float64 {
 	return (sorted[middle-1] + sorted[middle]) / 2
 }
 
-// write puts the report into a folder, as JSON and as Markdown.
+// write puts the report into a folder: as JSON, as Markdown, and as plots.
 func (r Report) write(dir string) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
@@ -92,9 +94,16 @@ func (r Report) write(dir string) error {
 	if err := os.WriteFile(filepath.Join(dir, r.name+".json"), append(data, '\n'), 0o644); err != nil {
 		return err
 	}
+	plots, err := r.plots(dir)
+	if err != nil {
+		return err
+	}
 	var table strings.Builder
 	if err := r.markdown(&table); err != nil {
 		return err
+	}
+	for _, file := range plots {
+		fmt.Fprintf(&table, "\n![%[1]s](%[1]s)\n", file)
 	}
 	return os.WriteFile(filepath.Join(dir, r.name+".md"), []byte(table.String()), 0o644)
 }

@@ -1,9 +1,11 @@
 package main
 
 import (
+	"encoding/xml"
 	"math"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -51,5 +53,33 @@ func TestReportIsWrittenAsJSONAndAsATable(t *testing.T) {
 		if !strings.Contains(string(data), want) {
 			t.Errorf("%s lacks %q:\n%s", file, want, data)
 		}
+	}
+}
+
+func TestReportHasPlotsOfWhatWasMeasured(t *testing.T) {
+	dir := t.TempDir()
+	samples := map[string][]float64{"cold": {3, 2, 5}, "warm, gateway": {.3, .2}, "burst": {10, 30, 20}}
+	report := Report{name: "results", Rounds: 1, Results: []Result{
+		{Case: "cold", Samples: samples},
+		{Case: "throughput", Figures: []Figure{{Name: "gateway, c=1", Unit: "req/s", Median: 5}, {Name: "gateway, c=16", Unit: "req/s", Median: 9}, {Name: "gateway / nginx, c=16", Unit: "ratio", Median: 1}}},
+	}}
+	drawn, err := report.plots(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := []string{"results-latency.svg", "results-cold.svg", "results-throughput.svg", "results-burst.svg"}; !slices.Equal(drawn, want) {
+		t.Fatalf("drawn %v, want %v", drawn, want)
+	}
+	for _, file := range drawn {
+		data, err := os.ReadFile(filepath.Join(dir, file))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := xml.Unmarshal(data, new(struct{ XMLName xml.Name })); err != nil {
+			t.Errorf("%s is not well-formed: %v", file, err)
+		}
+	}
+	if drawn, err := (Report{name: "long"}).plots(dir); err != nil || len(drawn) != 0 {
+		t.Errorf("of nothing %v were drawn, %v", drawn, err)
 	}
 }

@@ -14,6 +14,8 @@ go build -o bin/bench ./test/bench
 KUBECONFIG=$(deploy/target.sh kubeconfig)
 PATH=$(deploy/target.sh bin-dir):$PATH
 export KUBECONFIG PATH
+SANFRAN_NPM=$(test/npm/install.sh)
+export SANFRAN_NPM
 image=$(kubectl get daemonset -A -l app.kubernetes.io/component=agent -o jsonpath='{.items[0].spec.template.spec.containers[0].image}')
 node=$(kubectl get nodes -l '!sanfran.dev/virtual-node' -o jsonpath='{.items[0].metadata.name}')
 go -C deploy/local run . exec --name "$CLUSTER" "$node" -- "$PWD/bin/bench" --image "$image" --out "$PWD/docs/bench" "$@"
