@@ -96,7 +96,7 @@ generate: ## Generate code from proto/
 ##@ Check
 
 .PHONY: test
-test: machine deps lint test-unit test-worker test-integration test-e2e ## Everything: lint, unit, integration (real runc), end-to-end (real cluster)
+test: machine deps lint test-unit test-worker test-integration test-e2e ## Everything: lint, unit, integration (real containers), end-to-end (real cluster)
 
 .PHONY: lint
 lint: ## gofmt, go vet, buf, and that generated code is current
@@ -117,7 +117,7 @@ test-worker: ## The worker's own tests, on every Node.js its containers may run
 	@npm --prefix nodeagent/worker test --silent
 
 .PHONY: test-integration
-test-integration: ## Tests with real runc, kernel networking and mounts; needs root
+test-integration: ## Tests with real crun and runc, kernel networking and mounts; needs root
 	@internal/tools/require.sh root
 	@internal/tools/integration.sh
 

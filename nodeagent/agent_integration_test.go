@@ -68,10 +68,14 @@ func newWorkDir(t testing.TB) string {
 	return dir
 }
 
+// ociRuntime is the environment variable that names another OCI runtime for these
+// tests than agents take by themselves.
+const ociRuntime = "SANFRAN_OCI_RUNTIME"
+
 func nodeConfig(dir string) Config {
 	return Config{
 		NodeName: "node-a", NodeIP: netip.MustParseAddr(nodeIP), Runtimes: map[string]string{"node24": os.Getenv("SANFRAN_ROOTFS")},
-		WorkDir: dir, PinDir: filepath.Join(bpffs, "agent"), CgroupBase: "/" + filepath.Base(dir), OCIRuntime: os.Getenv("SANFRAN_RUNC"),
+		WorkDir: dir, PinDir: filepath.Join(bpffs, "agent"), CgroupBase: "/" + filepath.Base(dir), OCIRuntime: os.Getenv(ociRuntime),
 		PoolTarget: 2,
 	}
 }

@@ -35,6 +35,9 @@ import (
 // something else to do fails then, so it is for make test-long.
 const attackRounds = "SANFRAN_ATTACK_ROUNDS"
 
+// attackOnly, if set, is what the names of the attacks made hold, such as floods/.
+const attackOnly = "SANFRAN_ATTACK_ONLY"
+
 // TestAttacks makes every attack of test/attacks from inside functions of a real
 // agent, on a node where there is something to be had: a service, a kubelet, a
 // metadata server.
@@ -50,7 +53,7 @@ func TestAttacks(t *testing.T) {
 		client: &http.Client{Timeout: 2 * patience, Transport: &http.Transport{MaxIdleConnsPerHost: 100}},
 	}
 	t.Cleanup(site.client.CloseIdleConnections)
-	suite := attacks.Suite{Installation: site, Facts: facts, Report: func(r attacks.Result) {
+	suite := attacks.Suite{Installation: site, Facts: facts, Only: os.Getenv(attackOnly), Report: func(r attacks.Result) {
 		if r.Skipped {
 			t.Logf("%-40s %s", r.Attack.Name, r.How)
 			return

@@ -46,7 +46,7 @@ type Config struct {
 	// PinDir is a folder of the agent's own on a bpffs (default
 	// /sys/fs/bpf/sanfran).
 	PinDir string
-	// OCIRuntime makes the containers: runc (the default) or crun, a path or a
+	// OCIRuntime makes the containers: crun (the default) or runc, a path or a
 	// name on PATH.
 	OCIRuntime string
 	// WorkerArgs is the program of a container and its arguments (default:
@@ -133,7 +133,7 @@ func (c Config) withDefaults() Config {
 	setIfZero(&c.PodPort, 7071)
 	setIfZero(&c.PodCIDR, netip.MustParsePrefix("10.245.0.0/16"))
 	setIfZero(&c.PinDir, "/sys/fs/bpf/sanfran")
-	setIfZero(&c.OCIRuntime, "runc")
+	setIfZero(&c.OCIRuntime, "crun")
 	setIfZero(&c.CacheDir, filepath.Join(c.WorkDir, "cache"))
 	setIfZero(&c.CompileCacheBytes, 512<<20)
 	setIfZero(&c.BundleDir, filepath.Join(c.CacheDir, "bundles"))

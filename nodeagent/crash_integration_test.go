@@ -95,7 +95,7 @@ func crash(t *testing.T, dir string, cp *fakeControlPlane, p crashPoint) {
 	t.Helper()
 	order, runtime, reached := fmt.Sprintf("%s=die@%d", p.name, max(p.nth, 1)), "", "failpoint: "+p.name
 	if p.runtime != "" {
-		standIn := containertest.NewStandIn(t, cmp.Or(os.Getenv("SANFRAN_RUNC"), "runc"))
+		standIn := containertest.NewStandIn(t, cmp.Or(os.Getenv(ociRuntime), "crun"))
 		standIn.Misbehave(t, containertest.Fault{After: p.runtime, Then: containertest.KillAgent}, 1)
 		order, runtime, reached = "", standIn.Binary, ""
 	}
@@ -205,7 +205,7 @@ func startVictim(t *testing.T, dir string, cp *fakeControlPlane, order, runtime 
 	v := &victim{t: t, cmd: exec.Command("/proc/self/exe"), dead: make(chan struct{}), said: said}
 	v.cmd.Env = append(os.Environ(), victimDir+"="+dir, victimControlPlane+"="+cp.conn.CanonicalTarget(), victimBPF+"="+bpffs, victimShort+"=1", failpoint.Env+"="+order)
 	if runtime != "" {
-		v.cmd.Env = append(v.cmd.Env, "SANFRAN_RUNC="+runtime)
+		v.cmd.Env = append(v.cmd.Env, ociRuntime+"="+runtime)
 	}
 	v.cmd.Stdout, v.cmd.Stderr = said, said
 	if err := v.cmd.Start(); err != nil {

@@ -16,7 +16,7 @@ import (
 // each time at another step, while a pod waits for a container: the pool backs
 // off, says why, and goes on when it can.
 func TestThePoolOutlivesAFailingRuntime(t *testing.T) {
-	runtime := containertest.NewStandIn(t, cmp.Or(os.Getenv("SANFRAN_RUNC"), "runc"))
+	runtime := containertest.NewStandIn(t, cmp.Or(os.Getenv(ociRuntime), "crun"))
 	a := startAgent(t, func(c *Config) { c.OCIRuntime = runtime.Binary })
 	failures := func() int64 { return a.cp.pools["node24"].GetStartFailures() }
 	pod := assignment("waits", "10.245.3.30", a.cp.bundle(map[string]string{"index.js": "module.exports = (req, res) => res.send('here')"}))

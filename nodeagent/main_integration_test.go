@@ -174,7 +174,7 @@ func prepareNode() error {
 	}); err != nil {
 		return err
 	}
-	return errors.Join(up("lo", ""), up("uplink", nodeIP+"/24"))
+	return errors.Join(up("lo", ""), up("uplink", nodeIP+"/24"), testnode.HideUnified())
 }
 
 func up(name, address string) error {

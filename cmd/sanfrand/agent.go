@@ -37,7 +37,7 @@ func newAgentCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "agent",
 		Short: "Run the agent of a node: warm containers and the functions in them",
-		Long: `Run the agent of one node. It needs root, runc (or crun), a bpffs and the node's own network.
+		Long: `Run the agent of one node. It needs root, crun (or runc), a bpffs and the node's own network.
 
 This process is the agent's supervisor: it starts the agent proper as its child,
 and again when that crashes, and keeps its listening sockets and containers
@@ -68,7 +68,7 @@ SanFran's CA ConfigMap, --control-plane-name <service>.<namespace>.svc.`,
 	flags.StringVar(&c.BundleDir, "bundle-dir", "", "folder of functions' code, kept over restarts (default: bundles in --cache-dir)")
 	flags.Int64Var(&c.BundleBytes, "bundle-bytes", 4<<30, "most that functions' code takes in --bundle-dir; what pods do not use goes first, what they use stays")
 	flags.StringVar(&c.PinDir, "bpf-dir", "/sys/fs/bpf/sanfran", "folder of the agent's own on a bpffs")
-	flags.StringVar(&c.OCIRuntime, "oci-runtime", "runc", "what makes the containers: runc or crun, a path or a name on PATH")
+	flags.StringVar(&c.OCIRuntime, "oci-runtime", "crun", "what makes the containers: crun or runc, a path or a name on PATH")
 	flags.StringVar(&o.runtimesDir, "runtimes-dir", "/usr/share/sanfran/rootfs", "folder of root filesystems, one folder each, named by its runtime")
 	flags.StringToStringVar(&o.runtimes, "runtime", nil, "name=folder of a single root filesystem, in place of --runtimes-dir; may be given several times")
 	flags.StringVar(&o.podCIDR, "pod-cidr", "10.245.0.0/16", "range of function pods' addresses")

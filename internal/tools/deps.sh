@@ -21,7 +21,7 @@ packages=(
   "libseccomp-dev: the same, linked statically"
   "pkg-config: the same finds libseccomp by it"
   "git: versions, and which files to format"
-  "crun: the other OCI runtime that containers are tested with"
+  "crun: the OCI runtime that makes functions' containers, for tests"
   "nftables: nft for kube-proxy and for the local cluster's way out"
   "iptables: host ports of pods, by the CNI plugin portmap, and the kubelet's own rules"
   "containernetworking-plugins: the network of ordinary pods"

@@ -1,12 +1,15 @@
 #!/usr/bin/env bash
-# Runs the tests of tag integration: real runc, a real Node.js root filesystem,
+# Runs the tests of tag integration: real crun and runc, a real Node.js root filesystem,
 # kernel networking. They make network namespaces of their own. RACE=0 leaves the
-# race detector out, for benchmarks.
+# race detector out, for benchmarks. With SANFRAN_OCI_RUNTIME=runc agents make their
+# containers by runc; the package container is tested with both in any case.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 go -C deploy/local run . build runc
 SANFRAN_RUNC=$(go -C deploy/local run . bin-dir)/runc
 export SANFRAN_RUNC
+[ "${SANFRAN_OCI_RUNTIME:-}" != runc ] || SANFRAN_OCI_RUNTIME=$SANFRAN_RUNC
+export SANFRAN_OCI_RUNTIME=${SANFRAN_OCI_RUNTIME:-}
 roots=$(go run ./deploy/images --rootfs --runtimes node24,node26)
 SANFRAN_ROOTFS=$(awk '/node24/ { print $2 }' <<<"$roots")
 SANFRAN_NODE26_ROOTFS=$(awk '/node26/ { print $2 }' <<<"$roots")

@@ -192,6 +192,7 @@ func (r *Runc) execSpec(p Program) *specs.Process {
 		spec.Cwd = p.Dir
 	}
 	spec.Terminal = p.Terminal
+	spec.Rlimits = append(spec.Rlimits, specs.POSIXRlimit{Type: "RLIMIT_SIGPENDING", Hard: queuedSignals, Soft: queuedSignals})
 	return spec
 }
 

@@ -145,7 +145,7 @@ func (h *host) left() []string {
 	var left []string
 	mounts, _ := os.ReadFile("/proc/self/mountinfo")
 	for line := range strings.Lines(string(mounts)) {
-		if strings.Contains(line, h.workDir+"/run/") {
+		if strings.Contains(line, h.workDir+"/run/") && !strings.Contains(line, h.workDir+"/run/bin/") {
 			left = append(left, "mount "+line)
 		}
 	}

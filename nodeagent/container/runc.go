@@ -54,11 +54,11 @@ type RuncOptions struct {
 // another Runc work in it.
 type Runc struct {
 	opts        RuncOptions
-	binary      string
+	binary      string // the OCI runtime; crun on a mount that is read-only
 	lock        *os.File
 	seccomp     *specs.LinuxSeccomp
-	oomScoreAdj int // the agent's own
-	sysctl      map[string]string
+	oomScoreAdj int  // the agent's own
+	setsShares  bool // the OCI runtime sets sysctls of user namespaces
 	openFiles   uint64
 	hostIDs     hostIDs
 	parent      Parent
@@ -94,15 +94,18 @@ func NewRunc(opts RuncOptions) (_ *Runc, err error) {
 		opts.Logger = slog.Default()
 	}
 	r := &Runc{opts: opts, logger: opts.Logger, parent: opts.Parent, live: map[string]bool{}}
-	if r.binary, err = exec.LookPath(opts.Binary); err != nil {
-		return nil, fmt.Errorf("the OCI runtime: %w (install runc, or name one)", err)
+	binary, err := exec.LookPath(opts.Binary)
+	if err != nil {
+		return nil, fmt.Errorf("the OCI runtime: %w (install %s, or name another)", err, opts.Binary)
 	}
 	if r.seccomp, err = seccompProfile(); err != nil {
 		return nil, err
 	}
-	if r.sysctl, err = shareSysctls(r.binary, opts.StartTimeout); err != nil {
-		r.logger.Warn("a container may take all inotify instances that the node's root has", "error", err)
+	version, err := versionOf(binary, opts.StartTimeout)
+	if err != nil {
+		return nil, err
 	}
+	r.binary, r.setsShares = binary, setsUserSysctls(version)
 	if r.oomScoreAdj, err = ownOOMScore(); err != nil {
 		return nil, err
 	}
@@ -120,10 +123,14 @@ func NewRunc(opts RuncOptions) (_ *Runc, err error) {
 	if err := r.prepareWorkDir(); err != nil {
 		return nil, err
 	}
-	if opts.Parent == nil {
-		if err := becomeSubreaper(); err != nil {
-			return nil, errors.Join(err, r.lock.Close())
-		}
+	if clonesItself(version) {
+		r.binary, err = sealBinary(r.binaryDir(), binary)
+	}
+	if err == nil && opts.Parent == nil {
+		err = becomeSubreaper()
+	}
+	if err != nil {
+		return nil, errors.Join(err, r.lock.Close())
 	}
 	return r, nil
 }
@@ -131,6 +138,7 @@ func NewRunc(opts RuncOptions) (_ *Runc, err error) {
 func (r *Runc) runDir() string         { return filepath.Join(r.opts.WorkDir, "run") }
 func (r *Runc) stateDir() string       { return filepath.Join(r.runDir(), "state") }
 func (r *Runc) slotsDir() string       { return filepath.Join(r.runDir(), "slots") }
+func (r *Runc) binaryDir() string      { return filepath.Join(r.runDir(), "bin") }
 func (r *Runc) slot(id string) slotDir { return slotDir(filepath.Join(r.slotsDir(), id)) }
 func (r *Runc) state(id string) string { return filepath.Join(r.stateDir(), id) }
 func (r *Runc) lockFile() string       { return filepath.Join(r.opts.WorkDir, "lock") }

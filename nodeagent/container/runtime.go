@@ -124,7 +124,8 @@ type Config struct {
 	ID string
 
 	// RootFS is the directory with the root filesystem. It is the lower layer
-	// of what the container sees, shared by all containers and never written.
+	// of what the container sees, shared by all containers and never written. It
+	// has a busybox, linked statically, at bin/busybox, as those of the image have.
 	RootFS string
 
 	// Listener, Control and Log become file descriptors 3, 4 and 5 of the

@@ -1,11 +1,14 @@
 package container
 
 import (
-	"context"
+	"errors"
 	"fmt"
-	"os/exec"
+	"path/filepath"
 	"strconv"
-	"time"
+	"strings"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 )
 
 // The kernel counts some things of a container for the user who made its user
@@ -25,22 +28,43 @@ const (
 	messageQueueBytes = 0
 )
 
-// shareSysctls are the sysctls that give a container its share, or an error if
-// the OCI runtime refuses to set those of a user namespace: runc does since 1.4.
-func shareSysctls(binary string, within time.Duration) (map[string]string, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), within)
-	defer cancel()
-	out, err := exec.CommandContext(ctx, binary, "--version").Output()
-	if err != nil {
-		return nil, fmt.Errorf("%s --version: %w", binary, err)
+// limitSignals gives a container's first process, and so all that it starts, its share
+// of queued signals. The specification does not: of an OCI runtime that lowers the
+// limit before it makes the user namespace, as crun does, the kernel takes it for what
+// the namespace's maker may have in all namespaces together, who is the same for all.
+func limitSignals(p *initProcess) error {
+	if p.ended { // its pid may be somebody else's
+		return nil
 	}
-	if !setsUserSysctls(string(out)) {
-		return nil, fmt.Errorf("%s does not set sysctls of user namespaces (%.40q); runc does since 1.4", binary, out)
+	limit := unix.Rlimit{Cur: queuedSignals, Max: queuedSignals}
+	if err := unix.Prlimit(p.pid, unix.RLIMIT_SIGPENDING, &limit, nil); err != nil && !errors.Is(err, unix.ESRCH) {
+		return fmt.Errorf("limit the container's queued signals: %w", err)
 	}
-	return map[string]string{"user.max_inotify_instances": strconv.Itoa(inotifyInstances)}, nil
+	return nil
 }
 
-// setsUserSysctls reads what an OCI runtime says of its version.
+// inotifySysctl is counted in the user namespace of whoever reads or sets it.
+const inotifySysctl = "user.max_inotify_instances"
+
+// giveShares lets a container be made with its share of inotify instances: by the
+// OCI runtime, if that sets sysctls of a user namespace, or else by a shell in the
+// container's namespaces, from its root, before its program is there.
+func giveShares(spec *specs.Spec, root string, byRuntime bool) {
+	value := strconv.Itoa(inotifyInstances)
+	if byRuntime {
+		spec.Linux.Sysctl = map[string]string{inotifySysctl: value}
+		return
+	}
+	spec.Hooks = &specs.Hooks{CreateContainer: []specs.Hook{{
+		Path: filepath.Join(root, "bin/busybox"),
+		// The runtime writes the container's state to a hook, and fails if nobody is
+		// there to read it any more.
+		Args: []string{"busybox", "sh", "-c", "read -r state; echo " + value + " >/proc/sys/" + strings.ReplaceAll(inotifySysctl, ".", "/")},
+	}}}
+}
+
+// setsUserSysctls reports whether an OCI runtime of this version sets sysctls of user
+// namespaces, which others than runc refuse, and so did runc before 1.4.
 func setsUserSysctls(version string) bool {
 	var major, minor int
 	if _, err := fmt.Sscanf(version, "runc version %d.%d.", &major, &minor); err != nil {

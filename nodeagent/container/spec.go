@@ -35,7 +35,7 @@ type specInput struct {
 	TmpBytes     int64
 	SwapAccount  bool // the kernel can limit memory and swap together
 	Seccomp      *specs.LinuxSeccomp
-	Sysctl       map[string]string // of the container's own namespaces
+	SetsShares   bool // the OCI runtime sets sysctls of the user namespace
 	DefaultLimit Resources
 }
 
@@ -50,7 +50,7 @@ func ociSpec(in specInput) *specs.Spec {
 	if hostname == "" {
 		hostname = cfg.ID
 	}
-	return &specs.Spec{
+	spec := &specs.Spec{
 		Version:  "1.0.2",
 		Hostname: hostname,
 		Root:     &specs.Root{Path: in.Root, Readonly: true},
@@ -64,18 +64,22 @@ func ociSpec(in specInput) *specs.Spec {
 			Resources:         specResources(cfg.Resources.or(in.DefaultLimit), in.PidsLimit, in.SwapAccount),
 			RootfsPropagation: "rslave", // what Mount binds under the root later comes in, nothing goes out
 			Seccomp:           in.Seccomp,
-			Sysctl:            in.Sysctl,
 			MaskedPaths: []string{
 				"/proc/acpi", "/proc/asound", "/proc/interrupts", "/proc/kcore", "/proc/keys",
 				"/proc/latency_stats", "/proc/sched_debug", "/proc/scsi", "/proc/timer_list", "/proc/timer_stats",
 			},
-			ReadonlyPaths: []string{"/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"},
+			// crun leaves the tmpfs at /sys/fs/cgroup, where there are several
+			// hierarchies, open to writes.
+			ReadonlyPaths: []string{"/sys/fs/cgroup", "/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"},
 		},
 	}
+	giveShares(spec, in.Root, in.SetsShares)
+	return spec
 }
 
 // processSpec is every process of a container: an unprivileged user without
-// capabilities, who cannot gain any.
+// capabilities, who cannot gain any. Its queued signals are limited otherwise, see
+// limitSignals.
 func processSpec(args, env []string, oomScoreAdj int, openFiles uint64) *specs.Process {
 	return &specs.Process{
 		User: specs.User{UID: UserID, GID: UserID},
@@ -91,7 +95,6 @@ func processSpec(args, env []string, oomScoreAdj int, openFiles uint64) *specs.P
 			{Type: "RLIMIT_CORE"},
 			{Type: "RLIMIT_MSGQUEUE", Hard: messageQueueBytes, Soft: messageQueueBytes},
 			{Type: "RLIMIT_NOFILE", Hard: openFiles, Soft: openFiles},
-			{Type: "RLIMIT_SIGPENDING", Hard: queuedSignals, Soft: queuedSignals},
 		},
 	}
 }

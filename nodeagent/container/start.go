@@ -77,17 +77,17 @@ func (r *Runc) Start(ctx context.Context, cfg Config) (_ Container, err error) {
 		return nil, err
 	}
 	// Before its end is noticed, which frees the pid.
-	followErr := followRoot(slot.root(), pid)
+	adoptErr := errors.Join(followRoot(slot.root(), pid), limitSignals(process))
 	c := newRuncContainer(r, cfg.ID, hostID, process)
 	failpoint.Here("container: adopted")
-	if followErr != nil {
+	if adoptErr != nil {
 		select {
 		case <-c.exited: // that is why: what has ended by itself has no root
 			return c, nil
 		case <-time.After(settleTime):
 			c.kill()
 			<-c.exited
-			return nil, followErr
+			return nil, adoptErr
 		}
 	}
 	if err := ctx.Err(); err != nil { // nobody is waiting for it any more
@@ -110,7 +110,7 @@ func (r *Runc) writeSpec(slot slotDir, cfg Config, hostID uint32) error {
 		TmpBytes:     r.opts.TmpBytes,
 		SwapAccount:  r.opts.Cgroups.swapAccount,
 		Seccomp:      r.seccomp,
-		Sysctl:       r.sysctl,
+		SetsShares:   r.setsShares,
 		DefaultLimit: r.opts.Defaults,
 	}))
 	if err != nil {
@@ -144,7 +144,7 @@ func (r *Runc) run(ctx context.Context, slot slotDir, cfg Config) (pid int, err 
 		return pid, collectOrphans(pid)
 	}
 	if exit := (*runc.ExitError)(nil); errors.As(err, &exit) && exit.Status == -1 {
-		err = fmt.Errorf("%s was killed: %w", r.binary, err)
+		err = fmt.Errorf("%s was killed: %w", r.opts.Binary, err)
 	}
 	if ctx.Err() != nil {
 		err = fmt.Errorf("gave up after %v: %w", r.opts.StartTimeout, err)

@@ -19,7 +19,7 @@ func TestChartValuesMakeValidObjects(t *testing.T) {
 		"digest, node port":  {"image.digest=sha256:" + strings.Repeat("0", 64), "gateway.service.type=NodePort", "gateway.service.nodePort=30999"},
 		"another node":       {"virtualNode.name=functions", "virtualNode.podCIDR=10.200.0.0/16"},
 		"no admission rules": {"admissionPolicy.enabled=false"},
-		"crun":               {"agent.ociRuntime=crun"},
+		"runc":               {"agent.ociRuntime=runc"},
 		"host names":         {"gateway.hostSuffix=functions.example.com", "gateway.queueMemoryMiB=16"},
 	} {
 		t.Run(name, func(t *testing.T) {

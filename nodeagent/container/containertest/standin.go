@@ -79,7 +79,12 @@ type plan struct {
 
 const standInName = "oci-runtime-stand-in"
 
-// NewStandIn makes a stand-in for the runtime real, in a folder of the test.
+// standInDir is the environment variable that says where the plan is: the runtime
+// may be run from another path than Binary.
+const standInDir = "SANFRAN_TEST_STAND_IN"
+
+// NewStandIn makes a stand-in for the runtime real, in a folder of the test. It
+// takes the place of those that the test has made before.
 func NewStandIn(t testing.TB, real string) *StandIn {
 	t.Helper()
 	real, err := exec.LookPath(real)
@@ -96,6 +101,7 @@ func NewStandIn(t testing.TB, real string) *StandIn {
 		t.Fatal(err)
 	}
 	s.write(t, plan{Real: real})
+	t.Setenv(standInDir, dir)
 	t.Setenv("GORACE", "atexit_sleep_ms=0") // it is built like the test, which waits for a second at its end
 	return s
 }
@@ -156,7 +162,7 @@ func RunStandIn() {
 	if filepath.Base(os.Args[0]) != standInName {
 		return
 	}
-	status, err := standIn(filepath.Dir(os.Args[0]), os.Args[1:])
+	status, err := standIn(os.Getenv(standInDir), os.Args[1:])
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "the stand-in of the OCI runtime:", err)
 		status = 3
@@ -273,6 +279,9 @@ func runReal(binary string, args []string) (status int, err error) {
 func realCommand(binary string, args []string) *exec.Cmd {
 	cmd := exec.Command(binary, args...)
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
+	if !slices.Contains(args, "--preserve-fds") {
+		return cmd
+	}
 	inherited, err := strconv.Atoi(option(args, "--preserve-fds"))
 	if err != nil {
 		panic(err)
