@@ -60,6 +60,9 @@ type Config struct {
 	// defaults of package network.
 	Bridge        string
 	ContainerCIDR netip.Prefix
+	// Connections and NewConnections bound the connections that a container begins,
+	// at a time and in a second; 0: the defaults of package network.
+	Connections, NewConnections uint32
 
 	// PoolTarget is how many warm containers of the default runtime to keep until
 	// the control plane says otherwise (default 2), PoolUnused how many of each

@@ -97,7 +97,7 @@ func openNode(ctx context.Context, a *Agent) (_ *node, err error) {
 	networks, err := network.Open(ctx, network.Config{
 		Dir: filepath.Join(cfg.WorkDir, "netns"), Bridge: cfg.Bridge, CIDR: cfg.ContainerCIDR,
 		FunctionCIDRs: []netip.Prefix{cfg.PodCIDR}, DeniedPorts: append([]uint16{cfg.DataPort, cfg.PodPort}, network.DefaultDeniedPorts...),
-		Logger: cfg.Log,
+		Connections: cfg.Connections, NewConnections: cfg.NewConnections, Logger: cfg.Log,
 	})
 	if err != nil {
 		return nil, err

@@ -16,6 +16,7 @@ import (
 	"sanfran.dev/internal/process"
 	"sanfran.dev/internal/supervisor"
 	"sanfran.dev/nodeagent"
+	"sanfran.dev/nodeagent/network"
 	"sanfran.dev/provider"
 )
 
@@ -83,6 +84,8 @@ SanFran's CA ConfigMap, --control-plane-name <service>.<namespace>.svc.`,
 	flags.Int64Var(&c.Reserve.MilliCPU, "reserve-milli-cpu", 200, "what the agent keeps of --milli-cpu for itself; the control plane is told the rest")
 	flags.Int64Var(&c.Reserve.MemoryBytes, "reserve-memory-bytes", 192<<20, "what the agent keeps of --memory-bytes for itself; the control plane is told the rest")
 	flags.Int64Var(&c.PidsLimit, "pod-pids-limit", 512, "most processes and threads together of a function pod's container")
+	flags.Uint32Var(&c.Connections, "connections", network.DefaultConnections, "most connections of its own that a container may have at a time")
+	flags.Uint32Var(&c.NewConnections, "new-connections", network.DefaultNewConnections, "most that it may begin in a second in the long run")
 	flags.Int64Var(&c.Capacity.Pods, "max-pods", 10000, "how many function pods this node takes")
 	flags.StringVar(&c.Logs.Dir, "pod-log-dir", "", "folder of functions' logs, kept over restarts (default: logs in --work-dir)")
 	flags.Int64Var(&c.Logs.MaxFileBytes, "pod-log-max-file-bytes", 10<<20, "when the next file of a pod's log is begun, in bytes")

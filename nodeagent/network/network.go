@@ -22,6 +22,11 @@ const (
 	DefaultBridge = "sanfran0"
 	// DefaultCIDR is the same on every node: these addresses never leave it.
 	DefaultCIDR = "10.246.0.0/16"
+	// DefaultConnections and DefaultNewConnections leave a node's connection
+	// tracker, of some 262,144 entries, to several who use up theirs: one that is
+	// over stays there for two minutes.
+	DefaultConnections    = 4096
+	DefaultNewConnections = 250
 )
 
 // DefaultDenied are addresses under which clouds offer credentials of the machine
@@ -56,6 +61,12 @@ type Config struct {
 	// DeniedPorts are TCP ports that containers must not reach anywhere but at
 	// function pods' addresses; DefaultDeniedPorts if nil.
 	DeniedPorts []uint16
+	// Connections is how many connections a container may have open at a time, of
+	// its own making; NewConnections how many it may begin in a second in the long
+	// run, and four times as many at once. UDP counts, too: a question to a name
+	// server is one. What is beyond is dropped, so that TCP tries again. 0 for
+	// DefaultConnections and DefaultNewConnections.
+	Connections, NewConnections uint32
 	// MTU of containers' interfaces; if zero, that of the interface of the
 	// node's default route, or 1500 without one.
 	MTU int
@@ -75,6 +86,12 @@ func (c Config) withDefaults() Config {
 	}
 	if c.DeniedPorts == nil {
 		c.DeniedPorts = DefaultDeniedPorts
+	}
+	if c.Connections == 0 {
+		c.Connections = DefaultConnections
+	}
+	if c.NewConnections == 0 {
+		c.NewConnections = DefaultNewConnections
 	}
 	if c.Logger == nil {
 		c.Logger = slog.Default()

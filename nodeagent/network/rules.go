@@ -40,9 +40,15 @@ func installRules(config Config) error {
 		conn.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: join(parts...)})
 	}
 
+	bounds, err := addBounds(conn, table, config)
+	if err != nil {
+		return err
+	}
+
 	// Into the node.
 	toNode := conn.AddChain(&nftables.Chain{Name: "container_to_node", Table: table})
 	add(toNode, established(), accept())
+	add(toNode, jump(bounds))
 	for _, server := range config.DNS {
 		add(toNode, destination(netip.PrefixFrom(server, 32)), port(unix.IPPROTO_UDP, portDNS), accept())
 		add(toNode, destination(netip.PrefixFrom(server, 32)), port(unix.IPPROTO_TCP, portDNS), accept())
@@ -68,6 +74,7 @@ func installRules(config Config) error {
 	outward := conn.AddChain(&nftables.Chain{Name: "container_outward", Table: table})
 	add(outward, established(), accept())
 	add(outward, to(bridge), drop())
+	add(outward, jump(bounds))
 	for _, server := range config.DNS {
 		add(outward, destination(netip.PrefixFrom(server, 32)), port(unix.IPPROTO_UDP, portDNS), accept())
 		add(outward, destination(netip.PrefixFrom(server, 32)), port(unix.IPPROTO_TCP, portDNS), accept())
@@ -93,7 +100,7 @@ func installRules(config Config) error {
 	add(postrouting, source(config.CIDR), notTo(bridge), []expr.Any{&expr.Masq{}})
 
 	if err := conn.Flush(); err != nil {
-		return fmt.Errorf("install nftables table inet %s (needs CAP_NET_ADMIN and nf_tables, nft_masq in the kernel): %w", TableName, err)
+		return fmt.Errorf("install nftables table inet %s (needs CAP_NET_ADMIN and nf_tables, nft_masq, nft_limit, nft_connlimit in the kernel): %w", TableName, err)
 	}
 	return nil
 }
