@@ -38,8 +38,8 @@ type Starter[T any] func(ctx context.Context) (T, error)
 type Config[T comparable] struct {
 	// Target is how many items to keep warm. 0 starts items on demand only.
 	Target int
-	// MaxParallel bounds the starts that run at once, on demand or not; 0 for
-	// half the processors, at least one, so that filling leaves room for serving.
+	// MaxParallel bounds the starts that run at once, on demand or not; 0 for as
+	// many as there are processors: a start computes more than it waits.
 	MaxParallel int
 	// Start makes an item.
 	Start Starter[T]
@@ -97,7 +97,7 @@ func New[T comparable](cfg Config[T]) (*Pool[T], error) {
 		return nil, fmt.Errorf("pool: target %d and parallelism %d may not be negative", cfg.Target, cfg.MaxParallel)
 	}
 	if cfg.MaxParallel == 0 {
-		cfg.MaxParallel = max(1, runtime.GOMAXPROCS(0)/2)
+		cfg.MaxParallel = runtime.GOMAXPROCS(0)
 	}
 	if cfg.StartTimeout == 0 {
 		cfg.StartTimeout = 30 * time.Second
