@@ -70,6 +70,7 @@ type podController struct {
 	informer cache.SharedIndexInformer
 	// namespaceStore has every namespace, trimmed.
 	namespaceStore cache.Store
+	claims         *claims
 	// synced says that informer is set and holds the first list.
 	synced atomic.Bool
 
@@ -110,6 +111,7 @@ type podRecord struct {
 // run serves pods until ctx ends.
 func (c *podController) run(ctx context.Context) error {
 	c.records = map[types.UID]*podRecord{}
+	c.claims = newClaims()
 	c.queue = workqueue.NewTypedRateLimitingQueue(workqueue.NewTypedItemExponentialFailureRateLimiter[types.UID](retryFirst, retryLast))
 	defer c.queue.ShutDown()
 	factory := informers.NewSharedInformerFactoryWithOptions(c.client, 0,
@@ -118,10 +120,10 @@ func (c *podController) run(ctx context.Context) error {
 			o.FieldSelector = fields.OneTermEqualSelector("spec.nodeName", c.nodeName).String()
 		}))
 	c.informer = factory.Core().V1().Pods().Informer()
-	if err := c.informer.AddIndexers(cache.Indexers{byFunction: functionIndex, byUID: func(obj any) ([]string, error) {
+	if err := c.informer.AddIndexers(cache.Indexers{byUID: func(obj any) ([]string, error) {
 		return []string{string(obj.(*corev1.Pod).UID)}, nil
 	}}); err != nil {
-		return fmt.Errorf("index pods by UID and function: %w", err)
+		return fmt.Errorf("index pods by UID: %w", err)
 	}
 	all := informers.NewSharedInformerFactoryWithOptions(c.account, 0, informers.WithTransform(trimNamespace))
 	namespaces := all.Core().V1().Namespaces().Informer()

@@ -27,6 +27,9 @@ import (
 // with a growing delay.
 func (c *podController) reconcile(ctx context.Context, uid types.UID) (again time.Duration, err error) {
 	pod := c.newest(uid)
+	if pod == nil || pod.DeletionTimestamp != nil || pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed {
+		c.claims.drop(uid)
+	}
 	switch {
 	case pod == nil:
 		return 0, c.gone(ctx, uid)

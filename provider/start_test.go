@@ -60,6 +60,7 @@ func TestPodThatGoesDuringTheStart(t *testing.T) {
 	c := &podController{
 		leases: leases, bundles: leases, addresses: cidr, objects: newClusterObjects(nil, time.Now), now: time.Now, log: slog.New(slog.DiscardHandler),
 		records:  map[types.UID]*podRecord{},
+		claims:   newClaims(),
 		queue:    workqueue.NewTypedRateLimitingQueue(workqueue.DefaultTypedControllerRateLimiter[types.UID]()),
 		informer: cache.NewSharedIndexInformer(nil, &corev1.Pod{}, 0, cache.Indexers{byUID: func(obj any) ([]string, error) { return []string{string(obj.(*corev1.Pod).UID)}, nil }}),
 	}

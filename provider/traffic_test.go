@@ -198,7 +198,7 @@ func TestANameClashIsToldToTheLater(t *testing.T) {
 		p.OwnerReferences = []metav1.OwnerReference{{Kind: "ReplicaSet", Name: "hello-7d9c", Controller: &yes}}
 	}
 	bare := func(p *corev1.Pod) { p.CreationTimestamp = metav1.NewTime(noon) }
-	const warning = "Warning NameClash Function \"hello\" of namespace \"default\" is that of pod \"hello\""
+	const warning = "Warning NameClash Function \"hello\" of namespace \"default\" is that of pod hello,"
 	inWorld(t, []runtime.Object{code()}, func(w *world) {
 		w.create(hello(bare))
 		w.create(hello(deployed))

@@ -135,8 +135,8 @@ type Exchange struct {
 	outcome  Outcome
 	// wroteHeaders is set by the Transport's own goroutine.
 	wroteHeaders atomic.Bool
-	// broke: the upstream broke off before it answered.
-	broke bool
+	// broke: the upstream broke off before it answered; works: it answered.
+	broke, works bool
 
 	clock clock // runs if there is a policy
 	// place is given back when the answer begins.
@@ -209,7 +209,7 @@ func (x *Exchange) End() {
 // upstream breaks off in the middle of its answer.
 func (x *Exchange) Try(upstream Upstream) Outcome {
 	x.upstream = upstream
-	x.outcome, x.broke = Answered, false
+	x.outcome, x.broke, x.works = Answered, false, false
 	x.wroteHeaders.Store(false)
 	r := x.r
 	if x.body != nil {
@@ -311,6 +311,7 @@ func modifyResponse(res *http.Response) error {
 			return errWrongOne
 		}
 	}
+	x.works = true
 	x.place.leave()
 	if x.opts.Policy != nil {
 		x.clock.answer(res.StatusCode == http.StatusSwitchingProtocols)

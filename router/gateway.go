@@ -273,7 +273,7 @@ func (g *Gateway) attempt(x *Exchange, f *Function, to choice) (outcome Outcome)
 	switch {
 	case outcome == NotDelivered || x.broke:
 		e.failed(nanos())
-	case outcome == Answered:
+	case x.works:
 		e.answered()
 	}
 	return outcome
