@@ -138,7 +138,7 @@ type Exchange struct {
 	// broke: the upstream broke off before it answered; works: it answered.
 	broke, works bool
 
-	clock clock // runs if there is a policy
+	clock clock // runs if the policy has limits of time
 	// place is given back when the answer begins.
 	place place
 }
@@ -174,7 +174,7 @@ func (f *Forwarder) Begin(w http.ResponseWriter, r *http.Request, opts ExchangeO
 	}
 	ctx := context.WithValue(r.Context(), exchangeKey{}, x)
 	policy := opts.Policy
-	if policy != nil {
+	if policy != nil && policy.timed() {
 		ctx = x.clock.start(ctx, policy)
 	}
 	if r.Body != nil && r.Body != http.NoBody && r.ContentLength != 0 {
@@ -197,7 +197,7 @@ func (f *Forwarder) Begin(w http.ResponseWriter, r *http.Request, opts ExchangeO
 // End says that there will be no further attempt.
 func (x *Exchange) End() {
 	x.place.leave()
-	if x.opts.Policy != nil {
+	if x.clock.runs() {
 		x.clock.stop()
 	}
 }
@@ -278,7 +278,7 @@ type roundTripper struct{ transport *http.Transport }
 func (t roundTripper) RoundTrip(out *http.Request) (*http.Response, error) {
 	x := exchangeOf(out.Context())
 	trace := &httptrace.ClientTrace{WroteHeaders: func() { x.wroteHeaders.Store(true) }}
-	if x.opts.Policy != nil {
+	if x.clock.runs() {
 		trace.WroteRequest = func(httptrace.WroteRequestInfo) { x.clock.sent() }
 	}
 	out = out.WithContext(httptrace.WithClientTrace(out.Context(), trace))
@@ -313,7 +313,7 @@ func modifyResponse(res *http.Response) error {
 	}
 	x.works = true
 	x.place.leave()
-	if x.opts.Policy != nil {
+	if x.clock.runs() {
 		x.clock.answer(res.StatusCode == http.StatusSwitchingProtocols)
 		if x.opts.Policy.StreamIdle > 0 && res.StatusCode != http.StatusSwitchingProtocols {
 			res.Body = touchedBody{res.Body, &x.clock}

@@ -40,6 +40,9 @@ type clock struct {
 	firstByte, idle, total *time.Timer
 }
 
+// runs says whether start was called.
+func (c *clock) runs() bool { return c.policy != nil }
+
 // start returns the context that the limits end. The caller calls stop.
 func (c *clock) start(ctx context.Context, policy *Policy) context.Context {
 	c.policy = policy

@@ -9,15 +9,14 @@ import (
 // What holds for a function that does not say. docs/routing.md names them.
 const (
 	defaultConnect   = 2 * time.Second
-	defaultFirstByte = 5 * time.Minute
 	defaultQueue     = 1000
 	defaultQueueTime = 30 * time.Second
 )
 
 // Policy is how requests for a function are treated. It is immutable.
 type Policy struct {
-	// Connect, FirstByte, StreamIdle and Total bound parts of a request's time. The
-	// last two may be zero: no limit.
+	// Connect, FirstByte, StreamIdle and Total bound parts of a request's time. All
+	// but the first may be zero: no limit.
 	Connect, FirstByte, StreamIdle, Total time.Duration
 	// rate limits how often requests are let in; zero: it does not.
 	rate rate
@@ -34,7 +33,11 @@ type Policy struct {
 	split *split
 }
 
-var defaultPolicy = &Policy{Connect: defaultConnect, FirstByte: defaultFirstByte, queueLength: defaultQueue, queueTime: defaultQueueTime}
+var defaultPolicy = &Policy{Connect: defaultConnect, queueLength: defaultQueue, queueTime: defaultQueueTime}
+
+// timed says whether a request has to be watched by a clock, which costs it some
+// microseconds.
+func (p *Policy) timed() bool { return p.FirstByte > 0 || p.StreamIdle > 0 || p.Total > 0 }
 
 // newPolicy reads a policy. The provider has checked it; what makes no sense all the
 // same counts as not said.
