@@ -164,7 +164,10 @@ func (g *Gateway) try(x *Exchange, t *tries) bool {
 		}
 		viaHome := next.instance == nil
 		t.cold = t.cold || viaHome
-		if viaHome && !g.wait(x, t.function) {
+		switch {
+		case !viaHome:
+			x.place.leave() // it has waited, if it had to
+		case !g.wait(x, t.function):
 			t.function.release(next)
 			WriteProblem(x.w, x.r, queueFull(t.function))
 			return true

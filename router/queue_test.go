@@ -168,9 +168,16 @@ func TestRequestsWaitForABusyContainer(t *testing.T) {
 	if first() != 200 {
 		t.Errorf("the first: %d", first())
 	}
+	answer = <-held
+	// The second is served and waits no more: there is room for two again.
+	fifth, _ := serve(t.Context(), gateway)
+	sixth, _ := serve(t.Context(), gateway)
+	until(t, "two are in line", func() bool { return queue.inLine.Load() == 2 })
+	close(answer)
 	close(<-held)
-	if second() != 200 {
-		t.Errorf("the second: %d", second())
+	close(<-held)
+	if second() != 200 || fifth() != 200 || sixth() != 200 {
+		t.Errorf("the second: %d, the fifth: %d, the sixth: %d", second(), fifth(), sixth())
 	}
 	if n, bytes := queue.waiting.Load(), gateway.held.Load(); n != 0 || bytes != 0 {
 		t.Errorf("%d requests with %d bytes are still counted", n, bytes)
