@@ -101,6 +101,10 @@ spec:
 			forbidden(t, as, args...)
 		}
 	}
+	allowed(t, asControlPlane, "get", "namespaces") // which of them are kept off the gateway
+	for _, as := range [][]string{asNode, asAgent, asGateway} {
+		forbidden(t, as, "get", "namespaces")
+	}
 	for _, as := range [][]string{asAgent, asGateway} {
 		forbidden(t, as, "get", "secret", "sanfran-ca", "-n", release)
 	}
