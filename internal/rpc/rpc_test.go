@@ -211,7 +211,7 @@ func TestOthersAreRefused(t *testing.T) {
 		})
 	}
 	t.Run("service outside the policy", func(t *testing.T) {
-		stream, err := routesv1.NewRouteServiceClient(f.client(t, "agent-token")).Watch(t.Context(), &routesv1.WatchRequest{})
+		stream, err := routesv1.NewRouteServiceClient(f.client(t, "agent-token")).Watch(t.Context())
 		if err == nil {
 			_, err = stream.Recv()
 		}
