@@ -8,8 +8,9 @@
 //     is away still knows its functions.
 //   - [Forwarder] sends one request to one upstream and says, when that did not
 //     work, whether it is certain that no function code saw the request.
-//   - [Gateway] is the HTTP handler of /fn/<name>: it looks the function up,
-//     picks a container that serves it (or the home agent of a parked pod) and
+//   - [Gateway] is the HTTP handler of /fn/<name>: it looks the function up, lets
+//     the request in or not by the function's [Policy], picks a container that serves
+//     it (or the home agent of a parked pod), waits in line if none has room, and
 //     forwards.
 //
 // The node agent uses Table and Forwarder for the pod addresses it terminates.

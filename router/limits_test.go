@@ -22,7 +22,8 @@ const soon, never = 30 * time.Millisecond, time.Hour
 
 // Each limit ends a request by itself, with its own reason.
 func TestGatewayEndsWhatTakesTooLong(t *testing.T) {
-	stuck := func(_ *backend, _ http.ResponseWriter, r *http.Request) {
+	stuck := func(b *backend, _ http.ResponseWriter, r *http.Request) {
+		b.executed.Add(1)
 		_, _ = io.Copy(io.Discard, r.Body) // or the server does not see the client go
 		<-r.Context().Done()
 	}
@@ -40,6 +41,9 @@ func TestGatewayEndsWhatTakesTooLong(t *testing.T) {
 			status, body, _ := call(t, newGateway(t, r), httptest.NewRequest("POST", "/fn/hello", strings.NewReader("body")))
 			if status != 504 || !strings.Contains(body, `"`+code+`"`) {
 				t.Errorf("%s, cold %v: got %d %s", code, cold, status, body)
+			}
+			if n := upstream.executed.Load(); n != 1 {
+				t.Errorf("%s, cold %v: executed %d times, want once", code, cold, n)
 			}
 		}
 	}
