@@ -8,9 +8,15 @@ import (
 	"maps"
 	"math"
 	"slices"
+	"time"
 
 	"sanfran.dev/nodeagent/pool"
 )
+
+// refillRest is how long a cold request has the node to itself before the
+// container it took is replaced: several times what it needs, and a tenth of what a
+// start takes.
+const refillRest = 20 * time.Millisecond
 
 // stock is one pool of warm containers for each runtime.
 type stock struct {
@@ -62,7 +68,7 @@ func openPool(a *Agent, s *starter, warm, leased []*warmContainer) (*stock, erro
 // config is how the pool of one runtime works.
 func (st *stock) config(a *Agent, s *starter, runtime string) pool.Config[*warmContainer] {
 	return pool.Config[*warmContainer]{
-		StartTimeout: a.cfg.BootTimeout, Logger: a.log.With("runtime", runtime),
+		Rest: refillRest, StartTimeout: a.cfg.BootTimeout, Logger: a.log.With("runtime", runtime),
 		Start: func(ctx context.Context) (*warmContainer, error) {
 			started, err := a.room.forStart(ctx)
 			if err != nil {

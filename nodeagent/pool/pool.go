@@ -51,6 +51,10 @@ type Config[T comparable] struct {
 	// An item must not be alive any more when Lost is called for it; so none
 	// that dies while it is on the way into the pool, or out of it, is missed.
 	Alive func(item T) bool
+	// Rest is how long after a lease no start begins that nobody waits for: a
+	// start takes as much of the processors as it can get, and whoever has just
+	// leased an item wants them too. Leases meanwhile do not lengthen it.
+	Rest time.Duration
 	// StartTimeout bounds each start; 0 for 30 seconds.
 	StartTimeout time.Duration
 	// MinBackoff is the pause after a start has failed; it doubles with every
@@ -69,7 +73,7 @@ type Pool[T comparable] struct {
 
 	mu    sync.Mutex
 	slots *slots[T]
-	retry *time.Timer // at the end of back-off, nil if none is due
+	retry *time.Timer // at the end of back-off or of a rest, nil if none is due
 }
 
 // Stats is the state of a pool at one moment.
@@ -114,7 +118,7 @@ func New[T comparable](cfg Config[T]) (*Pool[T], error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.Default()
 	}
-	p := &Pool[T]{cfg: cfg, slots: newSlots[T](cfg.Target, cfg.MaxParallel, cfg.MinBackoff, cfg.MaxBackoff)}
+	p := &Pool[T]{cfg: cfg, slots: newSlots[T](cfg.Target, cfg.MaxParallel, cfg.MinBackoff, cfg.MaxBackoff, cfg.Rest)}
 	p.ctx, p.stop = context.WithCancel(context.Background()) //nolint:gosec // G118: Close calls it
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -135,7 +139,7 @@ func (p *Pool[T]) Acquire(ctx context.Context) (T, error) {
 		p.mu.Unlock()
 		return none, ErrClosed
 	}
-	item, w, dead := p.slots.acquire(p.cfg.Alive)
+	item, w, dead := p.slots.acquire(time.Now(), p.cfg.Alive)
 	for _, d := range dead {
 		p.destroy(d)
 	}

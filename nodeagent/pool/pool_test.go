@@ -84,10 +84,16 @@ func destroy(_ context.Context, it *item) error {
 // inPool runs a test in a bubble of its own, with a pool that is closed at
 // the end and has then destroyed all that was not leased.
 func inPool(t *testing.T, target, parallel int, test func(t *testing.T, f *factory, p *pool.Pool[*item])) {
+	t.Helper()
+	inPoolWith(t, target, parallel, 0, test)
+}
+
+func inPoolWith(t *testing.T, target, parallel int, rest time.Duration, test func(t *testing.T, f *factory, p *pool.Pool[*item])) {
+	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		f := &factory{}
 		p, err := pool.New(pool.Config[*item]{
-			Target: target, MaxParallel: parallel, Start: f.start, Destroy: destroy,
+			Target: target, MaxParallel: parallel, Rest: rest, Start: f.start, Destroy: destroy,
 			Alive:  func(it *item) bool { return !it.dead.Load() },
 			Logger: slog.New(slog.DiscardHandler),
 		})
@@ -172,6 +178,39 @@ func TestRefillsAtOnce(t *testing.T) {
 		}
 		if s := p.Stats(); s.Leased != 0 || s.Draining != 0 {
 			t.Errorf("Stats after Done = %+v", s)
+		}
+	})
+}
+
+// Whoever has leased an item has the processors to itself for a while, however many
+// lease meanwhile, but nobody waits for an item because of that.
+func TestNothingIsStartedWhileALeaseRests(t *testing.T) {
+	const rest = startTime / 10
+	inPoolWith(t, 3, 1, rest, func(t *testing.T, f *factory, p *pool.Pool[*item]) {
+		time.Sleep(3 * startTime)
+		synctest.Wait()
+		first := acquire(t, p)
+		time.Sleep(rest - 1)
+		second := acquire(t, p)
+		synctest.Wait()
+		if s := p.Stats(); s.Warm != 1 || s.Warming != 0 {
+			t.Errorf("Stats within the rest = %+v", s)
+		}
+		time.Sleep(1)
+		synctest.Wait()
+		if s := p.Stats(); s.Warming != 1 {
+			t.Errorf("Stats after the rest = %+v", s)
+		}
+		time.Sleep(3 * startTime)
+		synctest.Wait()
+		items := []*item{first, second, acquire(t, p), acquire(t, p), acquire(t, p)}
+		began := time.Now()
+		items = append(items, acquire(t, p)) // there is none
+		if took := time.Since(began); took != startTime {
+			t.Errorf("an item that somebody waited for came after %v, want %v", took, startTime)
+		}
+		for _, it := range items {
+			release(t, p, it)
 		}
 	})
 }

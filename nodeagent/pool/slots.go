@@ -33,17 +33,21 @@ type waiter[T comparable] struct{ item chan T }
 //   - nobody waits while an item is Warm;
 //   - Warm items are no more than target;
 //   - while back-off lasts nothing new starts, and after it one start at a
-//     time until one succeeds.
+//     time until one succeeds;
+//   - for rest after a lease nothing starts that nobody waits for.
 type slots[T comparable] struct {
 	target      int
 	maxParallel int
 	minBackoff  time.Duration
 	maxBackoff  time.Duration
+	rest        time.Duration
 
 	warming int
 	ready   []T // Warm, the longest first
 	owned   map[T]state
 	waiters []*waiter[T] // the longest first
+
+	restUntil time.Time
 
 	failures int // starts that failed since one succeeded
 	retryAt  time.Time
@@ -54,15 +58,15 @@ type slots[T comparable] struct {
 	started, failed, lost uint64
 }
 
-func newSlots[T comparable](target, maxParallel int, minBackoff, maxBackoff time.Duration) *slots[T] {
+func newSlots[T comparable](target, maxParallel int, minBackoff, maxBackoff, rest time.Duration) *slots[T] {
 	return &slots[T]{
-		target: target, maxParallel: maxParallel, minBackoff: minBackoff, maxBackoff: maxBackoff,
+		target: target, maxParallel: maxParallel, minBackoff: minBackoff, maxBackoff: maxBackoff, rest: rest,
 		owned: map[T]state{},
 	}
 }
 
 // starts says how many starts to begin now, and counts them as Warming. If
-// back-off is what keeps it from beginning more, wait is how long.
+// back-off or a rest is what keeps it from beginning more, wait is how long.
 func (s *slots[T]) starts(now time.Time) (n int, wait time.Duration) {
 	if s.closed {
 		return 0, 0
@@ -72,6 +76,9 @@ func (s *slots[T]) starts(now time.Time) (n int, wait time.Duration) {
 		return 0, 0
 	}
 	if wait = s.retryAt.Sub(now); s.failures > 0 && wait > 0 {
+		return 0, wait
+	}
+	if wait = s.restUntil.Sub(now); len(s.waiters) == 0 && wait > 0 {
 		return 0, wait
 	}
 	s.warming += n
@@ -141,12 +148,15 @@ func (s *slots[T]) offer(item T, alive bool) (to *waiter[T], surplus bool) {
 
 // acquire leases an item now, or returns the waiter to wait with. Those that
 // turned out to be dead are for the pool to destroy.
-func (s *slots[T]) acquire(alive func(T) bool) (item T, w *waiter[T], dead []T) {
+func (s *slots[T]) acquire(now time.Time, alive func(T) bool) (item T, w *waiter[T], dead []T) {
 	for len(s.ready) > 0 {
 		item = s.ready[0]
 		if alive(item) {
 			s.ready = slices.Delete(s.ready, 0, 1)
 			s.owned[item] = leased
+			if !now.Before(s.restUntil) { // or a stream of leases would put it off for ever
+				s.restUntil = now.Add(s.rest)
+			}
 			return item, nil, dead
 		}
 		s.die(item)

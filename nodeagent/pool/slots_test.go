@@ -31,6 +31,9 @@ func (m *slotsModel) fill(t *rapid.T) {
 	if n > 0 && m.s.failures > 0 && m.now.Before(m.s.retryAt) {
 		t.Fatalf("began %d starts during back-off", n)
 	}
+	if n > 0 && len(m.waiting) == 0 && m.now.Before(m.s.restUntil) {
+		t.Fatalf("began %d starts for nobody during a rest", n)
+	}
 	if n > 0 && wait > 0 {
 		t.Fatalf("began %d starts and is to wait %v", n, wait)
 	}
@@ -65,7 +68,7 @@ func TestSlotsKeepTheirInvariants(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		m := &slotsModel{
 			s: newSlots[int](rapid.IntRange(0, 4).Draw(t, "target"), rapid.IntRange(1, 3).Draw(t, "parallel"),
-				100*time.Millisecond, 10*time.Second),
+				100*time.Millisecond, 10*time.Second, time.Duration(rapid.IntRange(0, 1000).Draw(t, "rest ms"))*time.Millisecond),
 			now: time.Unix(0, 0), items: map[*waiter[int]]int{}, dead: map[int]bool{}, seen: map[int]bool{},
 		}
 		take := func(list *[]int, label string) int {
@@ -100,7 +103,7 @@ func TestSlotsKeepTheirInvariants(t *testing.T) {
 				if m.s.closed {
 					return
 				}
-				item, w, dead := m.s.acquire(m.alive)
+				item, w, dead := m.s.acquire(m.now, m.alive)
 				m.drained = append(m.drained, dead...)
 				if w != nil {
 					m.waiting = append(m.waiting, w)
@@ -214,7 +217,8 @@ func TestSlotsKeepTheirInvariants(t *testing.T) {
 				if got, want := len(s.owned), len(s.ready)+len(m.owned)+len(m.drained)+len(m.handed); got != want {
 					t.Fatalf("%d items are known, %d exist", got, want)
 				}
-				if !s.closed && s.failures == 0 && s.warming < s.maxParallel && len(s.ready)+s.warming < s.target+len(s.waiters) {
+				resting := len(s.waiters) == 0 && m.now.Before(s.restUntil)
+				if !s.closed && s.failures == 0 && !resting && s.warming < s.maxParallel && len(s.ready)+s.warming < s.target+len(s.waiters) {
 					t.Fatalf("idle: warming %d, warm %d, target %d, waiting %d", s.warming, len(s.ready), s.target, len(s.waiters))
 				}
 				if s.closed && s.warming > 0 && m.starting == 0 {
@@ -226,7 +230,7 @@ func TestSlotsKeepTheirInvariants(t *testing.T) {
 }
 
 func TestBackoffDoublesUpToItsMaximum(t *testing.T) {
-	s := newSlots[int](1, 4, 100*time.Millisecond, time.Second)
+	s := newSlots[int](1, 4, 100*time.Millisecond, time.Second, 0)
 	now := time.Unix(0, 0)
 	var waits []time.Duration
 	for range 6 {
