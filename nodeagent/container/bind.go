@@ -146,6 +146,13 @@ func mountPoint(root, target string, kind uint32) (_ int, err error) {
 		}
 	}()
 	names := strings.Split(strings.TrimPrefix(target, "/"), "/")
+	// What most mounts are for is there, and found in one step.
+	if fd, err := openIn(top, path.Join(names...)); err == nil {
+		if got, err := fileKind(fd); err == nil && got == kind {
+			return fd, nil
+		}
+		_ = unix.Close(fd)
+	}
 	for i, name := range names {
 		last := i == len(names)-1
 		want := uint32(unix.S_IFDIR)

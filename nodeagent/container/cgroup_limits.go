@@ -4,10 +4,11 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"strconv"
 	"syscall"
+
+	"golang.org/x/sys/unix"
 )
 
 // A cgroupWrite puts a value into one of a cgroup's files.
@@ -94,33 +95,51 @@ func (g *Cgroups) writeOne(dir string, w cgroupWrite) error {
 
 // writeMemoryAndSwap keeps cgroup v1's two limits equal, which means no swap.
 // The second may never be the lower one, so the order depends on whether the
-// limit grows (second first) or shrinks (EINVAL then, and first first).
+// limit shrinks (first first), as it does for whoever has none yet and whose
+// request waits, or grows (EINVAL then, and second first).
 func writeMemoryAndSwap(dir, limit string) error {
 	memory, both := filepath.Join(dir, "memory.limit_in_bytes"), filepath.Join(dir, "memory.memsw.limit_in_bytes")
-	err := writeCgroupFile(both, limit)
-	if err != nil && !errors.Is(err, syscall.EINVAL) {
+	err := writeCgroupFile(memory, limit)
+	if err == nil {
+		return writeCgroupFile(both, limit)
+	}
+	if !errors.Is(err, syscall.EINVAL) {
 		return err
 	}
-	grown := err == nil
-	if err := writeCgroupFile(memory, limit); err != nil || grown {
+	if err := writeCgroupFile(both, limit); err != nil {
 		return err
 	}
-	return writeCgroupFile(both, limit)
+	return writeCgroupFile(memory, limit)
 }
 
 // writeCgroupFile writes value in one system call, as the kernel wants it, and
-// never makes a file.
+// never makes a file. The file is no os.File, for which package os would ask
+// whether it can be polled: five system calls more, and a request waits.
 func writeCgroupFile(name, value string) error {
-	f, err := os.OpenFile(name, os.O_WRONLY|os.O_TRUNC, 0)
+	fd, err := openFile(name, unix.O_WRONLY|unix.O_TRUNC)
 	if err != nil {
 		return err
 	}
-	_, err = f.WriteString(value)
-	if closeErr := f.Close(); err == nil {
+	_, err = unix.Write(fd, []byte(value))
+	if closeErr := unix.Close(fd); err == nil {
 		err = closeErr
 	}
 	if err != nil {
-		return fmt.Errorf("write %q: %w", value, err)
+		return fmt.Errorf("write %q: %w", value, &fs.PathError{Op: "write", Path: name, Err: err})
 	}
 	return nil
+}
+
+// openFile opens a file for a system call or two.
+func openFile(name string, flags int) (int, error) {
+	for {
+		fd, err := unix.Open(name, flags|unix.O_CLOEXEC, 0)
+		switch err {
+		case nil:
+			return fd, nil
+		case unix.EINTR:
+		default:
+			return -1, &fs.PathError{Op: "open", Path: name, Err: err}
+		}
+	}
 }

@@ -2,11 +2,14 @@ package container
 
 import (
 	"fmt"
+	"io/fs"
 	"math"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
+
+	"golang.org/x/sys/unix"
 )
 
 // MemoryInUse is how many bytes container id's group holds that are not cached
@@ -67,15 +70,15 @@ func (g *Cgroups) MemoryLeft(need int64) (int64, error) {
 			continue
 		}
 		dir := g.folder("memory", group.path)
-		usage, err := os.ReadFile(filepath.Join(dir, g.usageFile()))
+		usage, err := readNumberFile(filepath.Join(dir, g.usageFile()))
 		if err != nil {
 			return 0, fmt.Errorf("memory of control group %s: %w", group.path, err)
 		}
-		used, err := memoryInUse(string(usage), "", "")
+		used, err := memoryInUse(usage, "", "")
 		if err == nil && group.limit-used < need {
 			var stat []byte
 			if stat, err = os.ReadFile(filepath.Join(dir, "memory.stat")); err == nil {
-				used, err = memoryInUse(string(usage), string(stat), g.statPrefix())
+				used, err = memoryInUse(usage, string(stat), g.statPrefix())
 			}
 		}
 		if err != nil {
@@ -84,6 +87,24 @@ func (g *Cgroups) MemoryLeft(need int64) (int64, error) {
 		left = min(left, group.limit-used)
 	}
 	return left, nil
+}
+
+// readNumberFile reads a file of one line, in as few system calls as
+// writeCgroupFile takes.
+func readNumberFile(name string) (string, error) {
+	fd, err := openFile(name, unix.O_RDONLY)
+	if err != nil {
+		return "", err
+	}
+	var line [32]byte // longer than any number
+	n, err := unix.Read(fd, line[:])
+	if closeErr := unix.Close(fd); err == nil {
+		err = closeErr
+	}
+	if err != nil {
+		return "", &fs.PathError{Op: "read", Path: name, Err: err}
+	}
+	return string(line[:n]), nil
 }
 
 func (g *Cgroups) usageFile() string {

@@ -65,7 +65,7 @@ func TestAProcessThatHasEndedIsKnownByItsParentAlone(t *testing.T) {
 	if err != nil || p.fd != nil {
 		t.Fatalf("%+v, %v", p, err)
 	}
-	if err := errors.Join(p.signal(killSignal), checkGone(p.setHostname("x"))); err != nil {
+	if err := errors.Join(p.signal(killSignal), checkGone(p.setHostname("x", nil))); err != nil {
 		t.Error(err)
 	}
 	if status, err := p.wait(); err != nil || status.Signal != unix.SIGKILL {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"runtime"
 
 	"golang.org/x/sys/unix"
@@ -31,23 +32,18 @@ func (c *runcContainer) SetHostname(ctx context.Context, name string) error {
 		return fmt.Errorf("container %s: set the host name: %w", c.id, err)
 	}
 	defer c.mu.RUnlock()
-	if err := failpoint.After("container: named", c.process.setHostname(name)); err != nil {
+	if err := failpoint.After("container: named", c.process.setHostname(name, c.runtime.uts)); err != nil {
 		return fmt.Errorf("container %s: set the host name: %w", c.id, err)
 	}
 	return nil
 }
 
 // setHostname sets the name in the process's UTS namespace, which one thread of
-// the agent joins for that moment.
-func (p *initProcess) setHostname(name string) error {
+// the agent joins for that moment; own is the agent's, to come back to.
+func (p *initProcess) setHostname(name string, own *os.File) error {
 	if p.fd == nil {
 		return ErrGone
 	}
-	own, err := unix.Open("/proc/thread-self/ns/uts", unix.O_RDONLY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return fmt.Errorf("the agent's UTS namespace: %w", err)
-	}
-	defer func() { _ = unix.Close(own) }()
 	conn, err := p.fd.SyscallConn()
 	if err != nil {
 		return err
@@ -67,7 +63,7 @@ func (p *initProcess) setHostname(name string) error {
 				return
 			}
 			err = unix.Sethostname([]byte(name))
-			if backErr := unix.Setns(own, unix.CLONE_NEWUTS); backErr == nil {
+			if backErr := unix.Setns(int(own.Fd()), unix.CLONE_NEWUTS); backErr == nil {
 				runtime.UnlockOSThread()
 			} else {
 				err = errors.Join(err, fmt.Errorf("leave the UTS namespace: %w", backErr))

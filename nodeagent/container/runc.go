@@ -63,6 +63,7 @@ type Runc struct {
 	hostIDs     hostIDs
 	parent      Parent
 	logger      *slog.Logger
+	uts         *os.File // the agent's own UTS namespace
 
 	mu   sync.Mutex
 	live map[string]bool // ids from the beginning of Start to the end of Destroy
@@ -132,6 +133,9 @@ func NewRunc(opts RuncOptions) (_ *Runc, err error) {
 	if err != nil {
 		return nil, errors.Join(err, r.lock.Close())
 	}
+	if r.uts, err = os.Open("/proc/thread-self/ns/uts"); err != nil {
+		return nil, errors.Join(fmt.Errorf("the agent's UTS namespace: %w", err), r.lock.Close())
+	}
 	return r, nil
 }
 
@@ -200,7 +204,7 @@ func (r *Runc) Close() error {
 	if n > 0 {
 		return fmt.Errorf("close the container runtime: %d containers are still alive; destroy them first", n)
 	}
-	return errors.Join(detach(r.runDir()), os.Remove(r.runDir()), r.opts.Cgroups.removeImitation(""), r.opts.Cgroups.Close(), r.lock.Close())
+	return errors.Join(detach(r.runDir()), os.Remove(r.runDir()), r.opts.Cgroups.removeImitation(""), r.opts.Cgroups.Close(), r.uts.Close(), r.lock.Close())
 }
 
 // claim reserves an id.
