@@ -152,6 +152,11 @@ func (p *pod) load(ctx context.Context, inst *instance, limits container.Resourc
 		return &failure{reason: ReasonVolumeFailed, message: err.Error()}
 	}
 	p.findCompiled(ctx, inst, v.code)
+	if len(p.spec.Command) > 0 {
+		// Its server, if it has one, takes no connection that was there before it;
+		// and the program would not end while it is.
+		w.closeAhead()
+	}
 	failpoint.Here("activate: all mounted")
 	loaded, err := w.conn.Activate(ctx, workerconn.Activation{
 		Lease: inst.lease, Nonce: inst.nonce,
@@ -164,6 +169,9 @@ func (p *pod) load(ctx context.Context, inst *instance, limits container.Resourc
 	failpoint.Here("activate: worker told")
 	inst.loaded = loaded
 	inst.stays = w.conn.Server() && !p.spec.ParkServer
+	if err == nil {
+		inst.offer(p.agent.forwarder)
+	}
 	if errors.Is(err, context.DeadlineExceeded) {
 		return p.endStuck(w, inst.leasedAt, &failure{reason: ReasonLoadTimeout, message: fmt.Sprintf("the function did not load within %v", cfg.LoadTimeout)})
 	}

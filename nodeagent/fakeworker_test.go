@@ -56,6 +56,12 @@ func (f *fakeWorkers) setBroken(function string, broken bool) {
 	f.broken[function] = broken
 }
 
+func (f *fakeWorkers) setServer(server bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.server = server
+}
+
 // fakeWorker is one of them.
 type fakeWorker struct {
 	all    *fakeWorkers
@@ -182,6 +188,9 @@ func (w *fakeWorker) activate(m map[string]any) {
 		}
 	}
 	f.folders[active["function"]] = active["workingDir"]
+	if f.server {
+		kind = "server"
+	}
 	broken := f.broken[active["function"]]
 	f.mu.Unlock()
 	if broken {
@@ -192,9 +201,6 @@ func (w *fakeWorker) activate(m map[string]any) {
 	w.mu.Lock()
 	w.active = active
 	w.mu.Unlock()
-	if f.server {
-		kind = "server"
-	}
 	w.say(`{"type":"ready","loadMs":1,"kind":"` + kind + `"}`)
 }
 
@@ -254,6 +260,9 @@ func (w *fakeWorker) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 		fmt.Fprintf(both, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: %s\r\n\r\n", r.Header.Get("Upgrade"))
 		_ = both.Flush()
 		_, _ = io.Copy(conn, both)
+		return
+	case "/connection":
+		fmt.Fprint(rw, r.RemoteAddr)
 		return
 	case "/block":
 		w.all.blocked <- struct{}{}

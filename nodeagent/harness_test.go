@@ -113,11 +113,25 @@ type testAgent struct {
 	inspector string
 	data, pod string // URLs
 	stop      func()
+
+	mu     sync.Mutex
+	opened map[string]bool // the agent's ends of connections to warm containers
+}
+
+// connect is the agent's own, and remembers the connection.
+func (ta *testAgent) connect(ctx context.Context, address string) (net.Conn, error) {
+	conn, err := ta.forwarder.Connect(ctx, address)
+	if err == nil {
+		ta.mu.Lock()
+		defer ta.mu.Unlock()
+		ta.opened[conn.LocalAddr().String()] = true
+	}
+	return conn, err
 }
 
 func startTestAgent(t *testing.T, adapt func(*testAgent, *Config)) *testAgent {
 	t.Helper()
-	ta := &testAgent{t: t, cp: newFakeControlPlane(t), workers: newFakeWorkers(), owner: &fakeAddresses{assigned: map[netip.Addr]bool{}}}
+	ta := &testAgent{t: t, cp: newFakeControlPlane(t), workers: newFakeWorkers(), owner: &fakeAddresses{assigned: map[netip.Addr]bool{}}, opened: map[string]bool{}}
 	ta.runtime = &containertest.Fake{Run: ta.workers.run}
 	cfg := Config{
 		NodeName: "node-a", NodeIP: netip.MustParseAddr("127.0.0.1"), Runtimes: map[string]string{"node24": t.TempDir()},
@@ -149,7 +163,7 @@ func startTestAgent(t *testing.T, adapt func(*testAgent, *Config)) *testAgent {
 	}
 	a.addresses = newAddressBook(ta.owner, a.log)
 	stock, err := openPool(a, &starter{
-		keep:    a.keep,
+		keep: a.keep, connect: ta.connect,
 		runtime: ta.runtime, sockets: openFakeSocket, rootFS: a.cfg.Runtimes, args: a.cfg.WorkerArgs, bootTimeout: a.cfg.BootTimeout, log: a.log,
 		namespace: func(context.Context, string) (string, func() error, error) {
 			return "", func() error { return nil }, nil

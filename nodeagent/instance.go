@@ -68,6 +68,18 @@ func (i *instance) upstream() router.Upstream {
 	return router.Upstream{Address: i.address(), Lease: i.lease, Nonce: i.nonce}
 }
 
+// offer has the first request go over the connection that was opened ahead. A
+// server of the function's own takes only such as were made since it listens.
+func (i *instance) offer(f *router.Forwarder) {
+	if i.warm.conn.Server() {
+		i.warm.closeAhead()
+	}
+	if i.warm.ahead != nil {
+		f.Offer(i.address(), i.warm.ahead)
+		i.warm.ahead = nil
+	}
+}
+
 // retire makes the instance's supervisor drain and end it. Later calls change
 // nothing.
 func (i *instance) retire(grace time.Duration) {

@@ -140,7 +140,7 @@ func openNode(ctx context.Context, a *Agent) (_ *node, err error) {
 			}
 			return ns.Path, closerOf(ctx)(ns), nil
 		},
-		inspector: dialInspector,
+		inspector: dialInspector, connect: a.forwarder.Connect,
 	}
 	a.keep.nodeStands()
 	store, err := openPool(a, s, legacy.warm, legacy.leased())

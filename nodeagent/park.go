@@ -210,6 +210,7 @@ func (p *pod) dispose(i *instance) {
 // queue are taken over; its port rests until no router can believe in it.
 func (a *Agent) dispose(i *instance) {
 	i.warm.kept.reached(stageEnding, nil)
+	a.forwarder.Withdraw(i.address())
 	defer func() {
 		i.releaseCompiled()
 		if i.allotment != nil {

@@ -32,6 +32,9 @@ type warmContainer struct {
 	namespace string
 	// closeNamespace gives it back; nil: there is none.
 	closeNamespace func() error
+	// ahead is a connection to its listening socket that its first request will go
+	// over; nil: there is none. It is its owner's, once it is leased.
+	ahead net.Conn
 	// booted is the processor time that it had used when it was warm.
 	booted time.Duration
 	// kept tells the supervisor of the container; nil: it ends with this process.
@@ -49,6 +52,9 @@ type starter struct {
 	namespace func(ctx context.Context, id string) (path string, closeNamespace func() error, err error)
 	// inspector connects to the inspector within a namespace's path.
 	inspector func(ctx context.Context, path string) (net.Conn, error)
+	// connect opens the connection that a container's first request goes over; nil:
+	// none is opened ahead.
+	connect func(ctx context.Context, address string) (net.Conn, error)
 	// rootFS is the root filesystem of each runtime by name.
 	rootFS map[string]string
 	// args is the worker's program and its arguments.
@@ -126,6 +132,13 @@ func (s *starter) Start(ctx context.Context, runtime string) (_ *warmContainer, 
 		}
 		return nil, err
 	}
+	// The worker takes the connection in while nobody waits for it. Without one the
+	// first request opens its own.
+	if s.connect != nil {
+		if w.ahead, err = s.connect(ctx, w.socket.Addr().String()); err != nil {
+			s.log.Warn("no connection to a warm container", "container", id, "err", err)
+		}
+	}
 	// What it took to boot is the pool's doing, not that of the pod to come. A
 	// container whose use cannot be read works all the same.
 	if used, err := w.container.Usage(ctx); err == nil {
@@ -163,6 +176,14 @@ func (w *warmContainer) Alive() bool {
 	}
 }
 
+// closeAhead closes the connection that no request has been given.
+func (w *warmContainer) closeAhead() {
+	if w.ahead != nil {
+		_ = w.ahead.Close()
+		w.ahead = nil
+	}
+}
+
 // Destroy ends a container that was never leased; its port is free at once,
 // because no route ever led to it.
 func (w *warmContainer) Destroy(ctx context.Context) error {
@@ -175,6 +196,7 @@ func (w *warmContainer) Destroy(ctx context.Context) error {
 
 // destroy removes everything but the socket.
 func (w *warmContainer) destroy(ctx context.Context) error {
+	w.closeAhead()
 	err := w.container.Destroy(ctx)
 	w.conn.Close()
 	w.guards.Wait()

@@ -71,6 +71,9 @@ type ForwarderConfig struct {
 type Forwarder struct {
 	transport *http.Transport
 	proxy     *httputil.ReverseProxy
+	dialer    net.Dialer
+	patience  time.Duration // with an upstream that is dialled
+	ahead     ahead
 	log       *slog.Logger
 }
 
@@ -82,22 +85,10 @@ func NewForwarder(cfg ForwarderConfig) *Forwarder {
 	if cfg.Log == nil {
 		cfg.Log = slog.Default()
 	}
-	dialer := &net.Dialer{KeepAlive: 15 * time.Second}
-	// The Transport keeps the values of the context of the request that it dials for,
-	// not its end.
-	dial := func(ctx context.Context, network, address string) (net.Conn, error) {
-		timeout := cfg.DialTimeout
-		if x, ok := ctx.Value(exchangeKey{}).(*Exchange); ok && x.opts.Policy != nil {
-			timeout = x.opts.Policy.Connect
-		}
-		ctx, cancel := context.WithTimeout(ctx, timeout)
-		defer cancel()
-		return dialer.DialContext(ctx, network, address)
-	}
 	f := &Forwarder{
-		log: cfg.Log,
+		log: cfg.Log, patience: cfg.DialTimeout,
+		dialer: net.Dialer{KeepAlive: 15 * time.Second},
 		transport: &http.Transport{
-			DialContext:         dial,
 			MaxIdleConns:        0, // no limit in all; per host is what counts
 			MaxIdleConnsPerHost: 256,
 			IdleConnTimeout:     90 * time.Second,
@@ -106,6 +97,7 @@ func NewForwarder(cfg ForwarderConfig) *Forwarder {
 			MaxResponseHeaderBytes: 1 << 20,
 		},
 	}
+	f.transport.DialContext = f.dial
 	f.proxy = &httputil.ReverseProxy{
 		Rewrite:        rewrite,
 		Transport:      roundTripper{f.transport},
