@@ -51,6 +51,10 @@ const (
 // poolReportEvery is how often the pool's numbers are looked at.
 const poolReportEvery = time.Second
 
+// statusRest is how long the control plane hears of a change later: a cold request
+// is mostly answered by then.
+const statusRest = 5 * time.Millisecond
+
 // run keeps a stream until ctx ends.
 func (c *controlPlane) run(ctx context.Context) {
 	c.streams.ctx = ctx
@@ -118,6 +122,12 @@ func (c *controlPlane) send(ctx context.Context, stream agentv1.AgentService_Con
 			// Told by the end of receive as well, which is waited for.
 			return ctx.Err()
 		case <-c.agent.outbox.filled:
+			// What this sets going, here and in whoever hears of it, is not to be in
+			// the way of the request that made the pod active.
+			select {
+			case <-time.After(statusRest):
+			case <-ctx.Done():
+			}
 			for _, s := range c.agent.outbox.take() {
 				messages = append(messages, &agentv1.ConnectRequest{Message: &agentv1.ConnectRequest_PodStatus{PodStatus: podStatus(s)}})
 			}
