@@ -28,6 +28,8 @@ export VERSION
 LOCAL := go -C deploy/local run .
 BUF := go tool -modfile=../internal/tools/buf/go.mod buf
 GO_PACKAGES := ./...
+# Packages with tests of tag integration, which run beside their unit tests.
+INTEGRATION_PACKAGES := deploy/images internal/failpoint nodeagent router warmpool
 
 .PHONY: help
 help: ## List the commands
@@ -112,6 +114,11 @@ test-unit: ## Unit tests, with the race detector
 	@go test -race -shuffle=on $(GO_PACKAGES)
 	@go -C deploy/local test -race -shuffle=on ./...
 
+# Of packages that test-integration tests whole the unit tests need not run twice.
+.PHONY: test-others
+test-others:
+	@$(MAKE) -s test-unit GO_PACKAGES="$$(go list ./... | grep -vE '^sanfran.dev/($(subst $() ,|,$(INTEGRATION_PACKAGES)))(/|$$)' | tr '\n' ' ')"
+
 .PHONY: test-worker
 test-worker: ## The worker's own tests, on every Node.js its containers may run
 	@npm --prefix nodeagent/worker test --silent
@@ -119,7 +126,7 @@ test-worker: ## The worker's own tests, on every Node.js its containers may run
 .PHONY: test-integration
 test-integration: ## Tests with real crun and runc, kernel networking and mounts; needs root
 	@internal/tools/require.sh root
-	@internal/tools/integration.sh
+	@internal/tools/integration.sh $(patsubst %,./%/...,$(INTEGRATION_PACKAGES))
 
 .PHONY: test-e2e
 test-e2e: ## End-to-end tests on a local Kubernetes of their own; needs root
