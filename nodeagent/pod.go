@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
-	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -198,8 +197,6 @@ func (p *pod) run(ctx context.Context, at *attempt) {
 
 	failpoint.Here("activate: attempt over")
 	close(at.done)
-	// Whoever waits for it first: the request is on its way while the rest is told.
-	runtime.Gosched()
 	if err == nil && inst != nil { // before anybody else hears of it
 		inst.keepActive(life)
 	}
