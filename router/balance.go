@@ -82,13 +82,21 @@ func (f *Function) acquire(t *tries, node string) (choice, verdict) {
 		if v != chosen {
 			return choice{}, v
 		}
-		picked.endpoint().outstanding.Add(1)
-		if limit == 0 || picked.pod.load(picked.instance) <= limit {
+		if f.claim(picked, limit) {
 			return picked, chosen
 		}
-		f.release(picked)
 	}
 	return choice{}, busy
+}
+
+// claim counts the request at its choice, if there is still room.
+func (f *Function) claim(c choice, limit int64) bool {
+	c.endpoint().outstanding.Add(1)
+	if limit == 0 || c.pod.load(c.instance) <= limit {
+		return true
+	}
+	f.release(c)
+	return false
 }
 
 // release ends a request's count.
