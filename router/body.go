@@ -18,8 +18,7 @@ var errDetached = errors.New("the request body belongs to a later attempt")
 // replayBody lets several attempts, one after the other, read one request
 // body from its start.
 //
-// The http.Transport may go on reading a body after RoundTrip has returned, so
-// an attempt that is over can be inside Read while the next begins. Whatever it
+// What sends a body waits for the client, whom nothing hurries, so an attempt that is over can be inside Read while the next begins. Whatever it
 // still reads from the client lands in kept, where the next attempt finds it.
 // The lock is not held meanwhile: the client may be waiting for an answer
 // before it sends more, and the next attempt may bring that answer.
@@ -70,17 +69,6 @@ func (b *replayBody) attempt() (*attemptBody, bool) {
 	}
 	b.idle.Broadcast() // the former attempt is over
 	return b.current, true
-}
-
-// tooLarge says whether the body turned out to be larger than it may be. There may be
-// no body.
-func (b *replayBody) tooLarge() bool {
-	if b == nil {
-		return false
-	}
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return errors.Is(b.err, errBodyTooLarge)
 }
 
 // attemptBody is one attempt's view of the body. Close does not close the
@@ -159,30 +147,3 @@ func (a *attemptBody) end() {
 
 // Close implements io.Closer.
 func (a *attemptBody) Close() error { return nil }
-
-// noReplayBody is an empty body that http.Transport does not recognise as
-// one: a request with it is never sent again by the Transport itself.
-type noReplayBody struct{}
-
-func (noReplayBody) Read([]byte) (int, error) { return 0, io.EOF }
-func (noReplayBody) Close() error             { return nil }
-
-// emptyBody returns the body for a request without one.
-//
-// The Transport sends a request again by itself when a reused connection
-// breaks, if it holds the method or an Idempotency-Key to be a promise
-// (net/http, Request.isReplayable). SanFran delivers at most once (I4), so for
-// those requests the body is one that the Transport cannot know to be empty.
-func emptyBody(r *http.Request) io.ReadCloser {
-	switch r.Method {
-	case http.MethodGet, http.MethodHead, http.MethodOptions, http.MethodTrace:
-		return noReplayBody{}
-	}
-	if _, ok := r.Header["Idempotency-Key"]; ok {
-		return noReplayBody{}
-	}
-	if _, ok := r.Header["X-Idempotency-Key"]; ok {
-		return noReplayBody{}
-	}
-	return http.NoBody
-}

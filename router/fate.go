@@ -1,8 +1,11 @@
 package router
 
 import (
+	"bufio"
 	"context"
 	"encoding/json"
+	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"strings"
@@ -45,12 +48,7 @@ func WriteFate(w http.ResponseWriter, p *Problem) {
 func (f *Forwarder) askFate(ctx context.Context, home *Pod, lease string) *Problem {
 	ctx, cancel := context.WithTimeout(ctx, fateTimeout)
 	defer cancel()
-	r, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+home.HomeAddress+"/", nil)
-	if err != nil {
-		return nil
-	}
-	r.Header.Set(HeaderFate, home.UID+" "+lease)
-	res, err := f.transport.RoundTrip(r)
+	res, err := f.ask(ctx, home.HomeAddress, HeaderFate, home.UID+" "+lease)
 	if err != nil {
 		f.log.Debug("the end of a lease is not known", "pod", home.UID, "err", err)
 		return nil
@@ -74,3 +72,36 @@ func (x *Exchange) explain(ctx context.Context) *Problem {
 	}
 	return nil
 }
+
+// ask sends a request without a body and with one header to an agent, on a
+// connection of its own. The caller closes the response's body.
+func (f *Forwarder) ask(ctx context.Context, address, header, value string) (*http.Response, error) {
+	conn, err := f.upstreams.dial(ctx, address, f.dialTimeout)
+	if err != nil {
+		return nil, err
+	}
+	stop := context.AfterFunc(ctx, conn.abort)
+	fail := func(err error) (*http.Response, error) {
+		stop()
+		return nil, errors.Join(err, conn.Close())
+	}
+	head := appendField(fmt.Appendf(nil, "GET / HTTP/1.1\r\nHost: %s\r\nConnection: close\r\n", address), header, value)
+	if _, err := conn.Write(append(head, "\r\n"...)); err != nil {
+		return fail(err)
+	}
+	res, err := http.ReadResponse(bufio.NewReader(io.LimitReader(conn, 2*maxFate)), nil)
+	if err != nil {
+		return fail(err)
+	}
+	res.Body = &askedBody{res.Body, func() error { stop(); return conn.Close() }}
+	return res, nil
+}
+
+// askedBody closes the connection with the body.
+type askedBody struct {
+	io.Reader
+	close func() error
+}
+
+// Close implements io.Closer.
+func (b *askedBody) Close() error { return b.close() }

@@ -5,13 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"net/http"
-	"net/http/httptrace"
-	"net/http/httputil"
-	"strconv"
+	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 )
 
@@ -69,12 +65,9 @@ type ForwarderConfig struct {
 // Forwarder forwards requests over one pool of connections. It is safe for
 // concurrent use. Close its idle connections with [Forwarder.Close].
 type Forwarder struct {
-	transport *http.Transport
-	proxy     *httputil.ReverseProxy
-	dialer    net.Dialer
-	patience  time.Duration // with an upstream that is dialled
-	ahead     ahead
-	log       *slog.Logger
+	upstreams   *upstreams
+	dialTimeout time.Duration
+	log         *slog.Logger
 }
 
 // NewForwarder returns a Forwarder.
@@ -85,32 +78,12 @@ func NewForwarder(cfg ForwarderConfig) *Forwarder {
 	if cfg.Log == nil {
 		cfg.Log = slog.Default()
 	}
-	f := &Forwarder{
-		log: cfg.Log, patience: cfg.DialTimeout,
-		dialer: net.Dialer{KeepAlive: 15 * time.Second},
-		transport: &http.Transport{
-			MaxIdleConns:        0, // no limit in all; per host is what counts
-			MaxIdleConnsPerHost: 256,
-			IdleConnTimeout:     90 * time.Second,
-			DisableCompression:  true,
-			// A hostile function's headers are buffered here, in the gateway.
-			MaxResponseHeaderBytes: 1 << 20,
-		},
-	}
-	f.transport.DialContext = f.dial
-	f.proxy = &httputil.ReverseProxy{
-		Rewrite:        rewrite,
-		Transport:      roundTripper{f.transport},
-		ModifyResponse: modifyResponse,
-		ErrorHandler:   f.handleError,
-		BufferPool:     bufferPool{},
-		ErrorLog:       slog.NewLogLogger(cfg.Log.Handler(), slog.LevelDebug),
-	}
-	return f
+	return &Forwarder{upstreams: newUpstreams(), dialTimeout: cfg.DialTimeout, log: cfg.Log}
 }
 
-// Close closes the connections that no request uses.
-func (f *Forwarder) Close() { f.transport.CloseIdleConnections() }
+// Close closes the connections that no request uses. Requests that are still
+// there, and later ones, go on without keeping any.
+func (f *Forwarder) Close() { f.upstreams.close() }
 
 // Exchange is one client request and its attempts. It is used by one
 // goroutine, the request's.
@@ -118,15 +91,19 @@ type Exchange struct {
 	forwarder *Forwarder
 	w         http.ResponseWriter
 	r         *http.Request
-	opts      ExchangeOptions
-	body      *replayBody // nil for a request without a body
+	// ctx ends with the request's own, and when a limit of the policy has passed.
+	ctx  context.Context
+	opts ExchangeOptions
+	body *replayBody // nil for a request without a body
+	// upgrade is the protocol that the client asks for, "" if it asks for none.
+	// tunnel says that it does so by an extended CONNECT of HTTP/2.
+	upgrade string
+	tunnel  bool
+	// expects says that the client waits for 100 (Continue) before it sends the body.
+	expects bool
 
 	// Of the current attempt:
 	upstream Upstream
-	trailer  http.Header
-	outcome  Outcome
-	// wroteHeaders is set by the Transport's own goroutine.
-	wroteHeaders atomic.Bool
 	// broke: the upstream broke off before it answered; works: it answered.
 	broke, works bool
 
@@ -156,22 +133,18 @@ type ExchangeOptions struct {
 
 // Begin prepares a request for its attempts.
 func (f *Forwarder) Begin(w http.ResponseWriter, r *http.Request, opts ExchangeOptions) *Exchange {
-	x := &Exchange{forwarder: f, w: w, opts: opts}
-	if r.Header.Get("Upgrade") != "" {
-		upgrade := upgradeWriter{ResponseWriter: w}
-		if opts.Policy != nil && opts.Policy.StreamIdle > 0 {
-			upgrade.clock = &x.clock
-		}
-		x.w = upgrade
-	}
-	ctx := context.WithValue(r.Context(), exchangeKey{}, x)
+	x := &Exchange{forwarder: f, w: w, r: r, ctx: r.Context(), opts: opts}
 	policy := opts.Policy
 	if policy != nil && policy.timed() {
-		ctx = x.clock.start(ctx, policy)
+		x.ctx = x.clock.start(x.ctx, policy)
+	}
+	if isTunnel(r) {
+		x.tunnel, x.upgrade = true, r.Header[":protocol"][0]
+		return x
 	}
 	if r.Body != nil && r.Body != http.NoBody && r.ContentLength != 0 {
 		body := r.Body
-		if policy != nil && policy.StreamIdle > 0 {
+		if x.idles() {
 			body = touchedBody{body, &x.clock}
 		}
 		if policy != nil && policy.maxBody > 0 && r.ContentLength < 0 {
@@ -179,10 +152,11 @@ func (f *Forwarder) Begin(w http.ResponseWriter, r *http.Request, opts ExchangeO
 		} else {
 			x.body = newReplayBody(body, r.Trailer)
 		}
+		x.expects = strings.EqualFold(r.Header.Get("Expect"), "100-continue")
+	} else {
+		// An upgrade offered with a body is not passed on, which is always allowed.
+		x.upgrade = upgradeOf(r.Header)
 	}
-	x.r = r.WithContext(ctx)
-	// The server writes there when the body ends, whoever reads it by then.
-	x.r.Trailer = nil
 	return x
 }
 
@@ -194,168 +168,219 @@ func (x *Exchange) End() {
 	}
 }
 
+// idles reports whether the policy bounds the time without a byte.
+func (x *Exchange) idles() bool { return x.clock.runs() && x.opts.Policy.StreamIdle > 0 }
+
+// sent tells the clock that the upstream has all of the request.
+func (x *Exchange) sent() {
+	if x.clock.runs() {
+		x.clock.sent()
+	}
+}
+
+// connectTimeout is how long connecting may take.
+func (x *Exchange) connectTimeout() time.Duration {
+	if x.opts.Policy != nil {
+		return x.opts.Policy.Connect
+	}
+	return x.forwarder.dialTimeout
+}
+
 // Try sends the request to an upstream. Unless the outcome is [Answered] the
 // caller may try another upstream, or answer the client itself.
 //
-// Like httputil.ReverseProxy it panics with http.ErrAbortHandler when the
-// upstream breaks off in the middle of its answer.
+// It panics with http.ErrAbortHandler when the upstream breaks off in the middle
+// of its answer, or when the client does not take it.
 func (x *Exchange) Try(upstream Upstream) Outcome {
-	x.upstream = upstream
-	x.outcome, x.broke, x.works = Answered, false, false
-	x.wroteHeaders.Store(false)
-	r := x.r
+	x.upstream, x.broke, x.works = upstream, false, false
+	var body *attemptBody
 	if x.body != nil {
-		body, ok := x.body.attempt()
-		if !ok {
+		var ok bool
+		if body, ok = x.body.attempt(); !ok {
 			return Spent
 		}
-		r = r.Clone(r.Context())
-		r.Body, x.trailer = body, body.trailer
 	}
-	x.forwarder.proxy.ServeHTTP(x.w, r)
-	return x.outcome
+	if x.badTarget() {
+		x.w.Header().Set("Connection", "close")
+		WriteProblem(x.w, x.r, Problem{
+			Status: http.StatusBadRequest, Code: "BadTarget",
+			Message: "the request's path or query has a space or a control character; they are written as %20 and the like",
+		})
+		return Answered
+	}
+	buffer := heads.Get().(*[]byte)
+	defer heads.Put(buffer)
+	*buffer = x.appendHead((*buffer)[:0], body)
+	for {
+		conn, err := x.forwarder.upstreams.get(x.ctx, upstream.Address, x.connectTimeout())
+		if err != nil {
+			return x.undelivered(err)
+		}
+		// The client's leaving is the connection's end.
+		stop := context.AfterFunc(x.ctx, conn.abort)
+		n, err := conn.Write(*buffer)
+		switch {
+		case err == nil:
+			return x.exchange(conn, stop, body)
+		case n > 0:
+			stop()
+			conn.Close()
+			return x.failed(fmt.Errorf("send the request's head: %w", err))
+		}
+		stop()
+		conn.Close()
+		// The upstream may have closed a connection that waited; it did not say
+		// anything of those to come.
+		if !conn.reused || x.ctx.Err() != nil {
+			return x.undelivered(err)
+		}
+	}
 }
 
-type exchangeKey struct{}
-
-func exchangeOf(ctx context.Context) *Exchange { return ctx.Value(exchangeKey{}).(*Exchange) }
-
-// rewrite makes the upstream's request of the client's.
-func rewrite(pr *httputil.ProxyRequest) {
-	x := exchangeOf(pr.In.Context())
-	out := pr.Out
-	out.URL.Scheme = "http"
-	out.URL.Host = x.upstream.Address
-	out.Host = pr.In.Host
-	// ReverseProxy drops query parameters it cannot parse; they are the
-	// function's to judge.
-	out.URL.RawQuery = pr.In.URL.RawQuery
-	if x.opts.Path != "" {
-		setPath(out.URL, x.opts.Path)
-	}
-	StripHeaders(out.Header)
-	out.Trailer = x.trailer // which body fills; a copy would stay empty
-	if x.opts.Edge {
-		stripFamily(out.Header, "X-Forwarded-")
-		pr.SetXForwarded()
-		if x.opts.Prefix != "" {
-			out.Header.Set("X-Forwarded-Prefix", x.opts.Prefix)
-		}
+// exchange goes on with an attempt whose head was sent: some function code may
+// have seen it.
+func (x *Exchange) exchange(conn *upstreamConn, stop func() bool, body *attemptBody) Outcome {
+	reuse := false
+	var sending *sending
+	if body != nil {
+		sending = x.send(conn, body)
 	} else {
-		for _, name := range []string{"Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto"} {
-			if values, ok := pr.In.Header[name]; ok {
-				out.Header[name] = values
+		x.sent()
+	}
+	in := borrowReader(conn.TCPConn)
+	defer func() {
+		complete := sending.end()
+		if stop() && reuse && complete && in.Buffered() == 0 {
+			x.forwarder.upstreams.put(conn)
+		} else {
+			conn.Close()
+		}
+		in.giveBack()
+	}()
+	for {
+		res, err := in.response(x.r)
+		if err != nil {
+			return x.broken(sending, fmt.Errorf("read the answer: %w", err))
+		}
+		switch {
+		case res.StatusCode == http.StatusSwitchingProtocols:
+			if x.upgrade == "" || !strings.EqualFold(upgradeOf(res.Header), x.upgrade) {
+				return x.failed(fmt.Errorf("the container switched to %q, the client had asked for %q", res.Header.Get("Upgrade"), x.upgrade))
 			}
-		}
-	}
-	if _, ok := out.Header["User-Agent"]; !ok {
-		out.Header.Set("User-Agent", "") // or the Transport would add its own
-	}
-	if x.upstream.Lease != "" {
-		out.Header.Set(HeaderLease, x.upstream.Lease)
-	}
-	if x.upstream.Wait > 0 {
-		out.Header.Set(HeaderWait, strconv.FormatInt(max(x.upstream.Wait.Milliseconds(), 1), 10))
-	}
-	if x.upstream.Pod != "" {
-		out.Header.Set(HeaderPod, x.upstream.Pod)
-		out.Header.Set(HeaderRevision, x.upstream.Revision)
-	}
-}
-
-// roundTripper is the Transport, kept from sending anything twice by itself.
-type roundTripper struct{ transport *http.Transport }
-
-// RoundTrip implements http.RoundTripper.
-func (t roundTripper) RoundTrip(out *http.Request) (*http.Response, error) {
-	x := exchangeOf(out.Context())
-	trace := &httptrace.ClientTrace{WroteHeaders: func() { x.wroteHeaders.Store(true) }}
-	if x.clock.runs() {
-		trace.WroteRequest = func(httptrace.WroteRequestInfo) { x.clock.sent() }
-	}
-	out = out.WithContext(httptrace.WithClientTrace(out.Context(), trace))
-	if out.Body == nil {
-		out.Body = emptyBody(out)
-	}
-	out.GetBody = nil
-	return t.transport.RoundTrip(out)
-}
-
-var (
-	errRefused   = errors.New("refused by the upstream")
-	errWrongOne  = errors.New("another lease answers at the upstream's address")
-	errNoRefusal = errors.New("the upstream's refusal carries no nonce it could know")
-)
-
-// modifyResponse tells refusals from answers and takes SanFran's own headers
-// off the latter.
-func modifyResponse(res *http.Response) error {
-	x := exchangeOf(res.Request.Context())
-	if res.StatusCode == http.StatusMisdirectedRequest {
-		switch nonce := res.Header.Get(HeaderRefused); {
-		case nonce == "":
-			// A function's own 421 is just an answer.
-		case x.upstream.Nonce == "":
-			return errNoRefusal
-		case nonce == x.upstream.Nonce:
-			return errRefused
+			x.begins(res)
+			x.takeOver(res, conn, in)
+			return Answered
+		case res.StatusCode == http.StatusContinue && sending != nil:
+			sending.continued()
+		case res.StatusCode < 200:
+			x.interim(res)
 		default:
-			return errWrongOne
+			if refused, err := x.refused(res); err != nil {
+				return x.failed(err)
+			} else if refused {
+				reuse = !res.Close && res.ContentLength == 0
+				return Refused
+			}
+			x.begins(res)
+			if x.tunnel && res.StatusCode < 300 {
+				// To the client it would mean that the tunnel stands.
+				WriteProblem(x.w, x.r, Problem{
+					Status: http.StatusNotImplemented, Code: "NoUpgrade",
+					Message: fmt.Sprintf("the function answered with status %d and did not upgrade the connection to %s", res.StatusCode, x.upgrade),
+				})
+				return Answered
+			}
+			reuse = x.answer(res, in)
+			return Answered
 		}
 	}
+}
+
+// begins notes that the answer is there.
+func (x *Exchange) begins(res *http.Response) {
 	x.works = true
 	x.place.leave()
 	if x.clock.runs() {
 		x.clock.answer(res.StatusCode == http.StatusSwitchingProtocols)
-		if x.opts.Policy.StreamIdle > 0 && res.StatusCode != http.StatusSwitchingProtocols {
-			res.Body = touchedBody{res.Body, &x.clock}
-		}
 	}
-	StripHeaders(res.Header)
 	if x.opts.Cookie != "" {
 		res.Header.Add("Set-Cookie", x.opts.Cookie)
 	}
-	if _, own := res.Header[HeaderRequestID]; !own && x.opts.Edge {
-		res.Header[HeaderRequestID] = x.r.Header[HeaderRequestID]
-	}
-	if x.body != nil {
-		// Without this the server reads what is left of the client's body, to
-		// throw it away, before it begins an HTTP/1 answer: the function would
-		// miss what it has not read yet. Other protocols need not be told.
-		_ = http.NewResponseController(x.w).EnableFullDuplex()
-	}
-	return nil
 }
 
-// handleError is called in place of an answer.
-func (f *Forwarder) handleError(w http.ResponseWriter, r *http.Request, err error) {
-	x := exchangeOf(r.Context())
-	if errors.Is(err, errRefused) {
-		x.outcome = Refused
-		return
+var (
+	errWrongOne  = errors.New("another lease answers at the upstream's address")
+	errNoRefusal = errors.New("the upstream's refusal carries no nonce it could know")
+)
+
+// refused tells refusals from answers.
+func (x *Exchange) refused(res *http.Response) (bool, error) {
+	if res.StatusCode != http.StatusMisdirectedRequest {
+		return false, nil
 	}
-	if problem := expired(r.Context()); problem != nil {
-		WriteProblem(w, r, *problem)
-		return
+	switch nonce := res.Header.Get(HeaderRefused); {
+	case nonce == "":
+		return false, nil // a function's own 421 is just an answer
+	case x.upstream.Nonce == "":
+		return false, errNoRefusal
+	case nonce == x.upstream.Nonce:
+		return true, nil
+	default:
+		return false, errWrongOne
 	}
-	if x.body.tooLarge() {
-		WriteProblem(w, r, bodyTooLarge(x.opts.Policy.maxBody))
-		return
+}
+
+// undelivered ends an attempt of which no byte was sent.
+func (x *Exchange) undelivered(err error) Outcome {
+	if x.ended() {
+		return Answered
 	}
-	if r.Context().Err() != nil {
-		// The client is gone (or its deadline passed). 499 is nginx's word for
-		// it; it is seen in logs and metrics only.
-		w.WriteHeader(499)
-		return
+	x.forwarder.log.Debug("request not delivered", "upstream", x.upstream.Address, "err", err)
+	return NotDelivered
+}
+
+// StatusClientGone is nginx's word for a client that did not wait for its answer.
+// It is seen in logs and metrics only.
+const StatusClientGone = 499
+
+// ended answers a request whose time is over, or whose client is gone. It reports
+// false for any other.
+func (x *Exchange) ended() bool {
+	if x.ctx.Err() == nil {
+		return false
 	}
-	if !x.wroteHeaders.Load() && !errors.Is(err, errWrongOne) && !errors.Is(err, errNoRefusal) {
-		x.outcome = NotDelivered
-		f.log.Debug("request not delivered", "upstream", x.upstream.Address, "err", err)
-		return
+	if problem := expired(x.ctx); problem != nil {
+		WriteProblem(x.w, x.r, *problem)
+	} else {
+		x.w.WriteHeader(StatusClientGone)
+	}
+	return true
+}
+
+// broken ends an attempt whose answer did not come: because of the client, if its
+// body broke off first, or of the upstream.
+func (x *Exchange) broken(sending *sending, err error) Outcome {
+	clients := sending.clientError()
+	if clients == nil || x.ctx.Err() != nil {
+		return x.failed(err)
+	}
+	problem := Problem{Status: http.StatusBadRequest, Code: "BadBody", Message: fmt.Sprintf("the request's body cannot be read: %v", clients)}
+	if errors.Is(clients, errBodyTooLarge) {
+		problem = bodyTooLarge(x.opts.Policy.maxBody)
+	}
+	x.w.Header().Set("Connection", "close")
+	WriteProblem(x.w, x.r, problem)
+	return Answered
+}
+
+// failed ends an attempt that may have been executed.
+func (x *Exchange) failed(err error) Outcome {
+	if x.ended() {
+		return Answered
 	}
 	x.broke = true
-	f.log.Warn("upstream failed", "upstream", x.upstream.Address, "method", r.Method, "requestId", r.Header.Get(HeaderRequestID), "err", err)
-	problem := x.explain(r.Context())
+	x.forwarder.log.Warn("upstream failed", "upstream", x.upstream.Address, "method", x.r.Method, "requestId", x.r.Header.Get(HeaderRequestID), "err", err)
+	problem := x.explain(x.ctx)
 	if problem == nil {
 		problem = &Problem{
 			Status:  http.StatusBadGateway,
@@ -363,16 +388,11 @@ func (f *Forwarder) handleError(w http.ResponseWriter, r *http.Request, err erro
 			Message: fmt.Sprintf("the function's container broke the connection before it answered (%v); the request may have been executed and was not sent again", err),
 		}
 	}
-	WriteProblem(w, r, *problem)
+	WriteProblem(x.w, x.r, *problem)
+	return Answered
 }
 
-// bufferPool lends the buffers that bodies are copied through.
-type bufferPool struct{}
+// bufferSize is of the buffers that bodies are copied through, in bytes.
+const bufferSize = 32 << 10
 
-var buffers = sync.Pool{New: func() any { return new([32 << 10]byte) }}
-
-// Get implements httputil.BufferPool.
-func (bufferPool) Get() []byte { return buffers.Get().(*[32 << 10]byte)[:] }
-
-// Put implements httputil.BufferPool.
-func (bufferPool) Put(b []byte) { buffers.Put((*[32 << 10]byte)(b)) }
+var buffers = sync.Pool{New: func() any { return new([bufferSize]byte) }}

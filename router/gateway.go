@@ -103,7 +103,7 @@ func (g *Gateway) serve(w http.ResponseWriter, r *http.Request) (cold bool) {
 			break // deleted meanwhile
 		}
 	}
-	if problem := expired(x.r.Context()); problem != nil {
+	if problem := expired(x.ctx); problem != nil {
 		WriteProblem(w, r, *problem)
 		return t.cold
 	}
@@ -135,7 +135,7 @@ func (g *Gateway) pause(x *Exchange, f *Function, d time.Duration) bool {
 	select {
 	case <-timer.C:
 		return true
-	case <-x.r.Context().Done():
+	case <-x.ctx.Done():
 		return false
 	}
 }
@@ -216,7 +216,7 @@ func (g *Gateway) acquire(x *Exchange, t *tries) (next choice, answered bool) {
 		return choice{}, true
 	}
 	within := t.function.policy.queueTime
-	ok := queue.awaitTurn(x.r.Context(), within, func() bool {
+	ok := queue.awaitTurn(x.ctx, within, func() bool {
 		current := g.exposed(t.function.Key)
 		if current == nil {
 			return true // deleted meanwhile; there is no choice
@@ -228,10 +228,10 @@ func (g *Gateway) acquire(x *Exchange, t *tries) (next choice, answered bool) {
 	if ok {
 		return next, false
 	}
-	switch problem := expired(x.r.Context()); {
+	switch problem := expired(x.ctx); {
 	case problem != nil:
 		WriteProblem(x.w, x.r, *problem)
-	case x.r.Context().Err() != nil:
+	case x.ctx.Err() != nil:
 		x.w.WriteHeader(499) // the client is gone; seen in logs and metrics only
 	default:
 		WriteProblem(x.w, x.r, Problem{

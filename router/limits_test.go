@@ -159,8 +159,9 @@ func TestAnIdleUpgradedConnectionIsEnded(t *testing.T) {
 func TestConnectTimeoutIsTheFunctions(t *testing.T) {
 	forwarder := NewForwarder(ForwarderConfig{DialTimeout: never})
 	defer forwarder.Close()
-	x := &Exchange{opts: ExchangeOptions{Policy: &Policy{Connect: time.Nanosecond}}}
-	_, err := forwarder.transport.DialContext(context.WithValue(t.Context(), exchangeKey{}, x), "tcp", "127.0.0.1:1")
+	x := forwarder.Begin(httptest.NewRecorder(), httptest.NewRequest("GET", "/", nil), ExchangeOptions{Policy: &Policy{Connect: time.Nanosecond}})
+	defer x.End()
+	_, err := forwarder.upstreams.get(x.ctx, "127.0.0.1:1", x.connectTimeout())
 	if !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("dialled with %v, want its own limit", err)
 	}

@@ -71,13 +71,3 @@ func segmentName(segment string) (string, bool) {
 	}
 	return name, true
 }
-
-// setPath gives a URL an escaped path.
-func setPath(u *url.URL, escaped string) {
-	unescaped, err := url.PathUnescape(escaped)
-	if err != nil {
-		// The path is a part of one that net/http has parsed, cut at a slash.
-		unescaped = escaped
-	}
-	u.Path, u.RawPath = unescaped, escaped
-}

@@ -2,57 +2,134 @@ package router
 
 import (
 	"bufio"
+	"crypto/rand"
+	"encoding/base64"
+	"errors"
 	"io"
 	"net"
 	"net/http"
 )
 
-// upgradeWriter is the response writer of a request that asks for an upgrade.
-// httputil.ReverseProxy, which copies an upgraded connection's bytes, reads them
-// from the connection alone: what a client sent right after its request, and the
-// server has in its buffer, would be lost.
-type upgradeWriter struct {
-	http.ResponseWriter
-	clock *clock // nil: nobody is told of its bytes
+// isTunnel reports whether a request is an extended CONNECT (RFC 8441): how a
+// WebSocket is opened on one stream of an HTTP/2 connection.
+func isTunnel(r *http.Request) bool {
+	return r.Method == http.MethodConnect && r.ProtoMajor == 2 && len(r.Header[":protocol"]) == 1
 }
 
-// Unwrap lets http.ResponseController reach the writer.
-func (w upgradeWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+// webSocketKey is a nonce of RFC 6455, which RFC 8441 has no need of.
+func webSocketKey() string {
+	var nonce [16]byte
+	_, _ = rand.Read(nonce[:]) // never fails, see crypto/rand
+	return base64.StdEncoding.EncodeToString(nonce[:])
+}
 
-// Hijack implements http.Hijacker.
-func (w upgradeWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
-	conn, buffered, err := http.NewResponseController(w.ResponseWriter).Hijack()
-	if err == nil && buffered.Reader.Buffered() > 0 {
-		conn = &earlyConn{conn, buffered.Reader}
+// takeOver passes an accepted upgrade on, and copies both ways until both ends
+// have ended their half or one breaks.
+func (x *Exchange) takeOver(res *http.Response, upstream *upstreamConn, in *responseReader) {
+	h := x.w.Header()
+	passHeaders(h, res.Header)
+	if _, own := h[HeaderRequestID]; !own && x.opts.Edge {
+		h[HeaderRequestID] = x.r.Header[HeaderRequestID]
 	}
-	if err == nil && w.clock != nil {
-		conn = touchedConn{conn, w.clock}
+	if x.tunnel {
+		x.tunnelThrough(upstream, in)
+		return
 	}
-	return conn, buffered, err
-}
-
-// earlyConn is a connection of which some bytes have been read already.
-type earlyConn struct {
-	net.Conn
-	early *bufio.Reader
-}
-
-// Read gives the bytes that were read early first.
-func (c *earlyConn) Read(p []byte) (int, error) {
-	if n := c.early.Buffered(); n > 0 {
-		return c.early.Read(p[:min(n, len(p))])
+	client, buffered, err := http.NewResponseController(x.w).Hijack()
+	if err != nil {
+		x.forwarder.log.Error("a connection cannot be upgraded", "proto", x.r.Proto, "err", err)
+		panic(http.ErrAbortHandler)
 	}
-	return c.Conn.Read(p)
+	defer client.Close()
+	if x.idles() {
+		client = touchedConn{client, &x.clock}
+	}
+	h["Connection"], h["Upgrade"] = []string{"Upgrade"}, []string{x.upgrade}
+	_, _ = buffered.WriteString("HTTP/1.1 101 Switching Protocols\r\n")
+	_ = h.Write(buffered)
+	_, _ = buffered.WriteString("\r\n")
+	if err := buffered.Flush(); err != nil {
+		return // the client is gone
+	}
+	up, down := make(chan error, 1), make(chan error, 1)
+	go func() { up <- copyHalf(upstream.TCPConn, buffered.Reader, client) }()
+	go func() { down <- copyHalf(client, in.Reader, upstream.TCPConn) }()
+	// One half may end long before the other; what breaks ends both.
+	var first error
+	select {
+	case first = <-up:
+		up = nil
+	case first = <-down:
+		down = nil
+	}
+	if first != nil {
+		_, _ = client.Close(), upstream.Close()
+	}
+	if up != nil {
+		<-up
+	} else {
+		<-down
+	}
 }
 
-// ReadFrom implements io.ReaderFrom, for connections of the kernel that copy by
-// themselves.
-func (c *earlyConn) ReadFrom(r io.Reader) (int64, error) { return io.Copy(c.Conn, r) }
-
-// CloseWrite ends one direction, as the connection's own does.
-func (c *earlyConn) CloseWrite() error {
-	if half, ok := c.Conn.(interface{ CloseWrite() error }); ok {
+// copyHalf copies one direction to its end: what is in the buffer first, and then
+// from the connection itself, which the kernel can do alone.
+func copyHalf(to net.Conn, early *bufio.Reader, from net.Conn) error {
+	if n := early.Buffered(); n > 0 {
+		head, err := early.Peek(n)
+		if err != nil {
+			return err
+		}
+		if _, err := to.Write(head); err != nil {
+			return err
+		}
+	}
+	if _, err := io.Copy(to, from); err != nil {
+		return err
+	}
+	if half, ok := to.(interface{ CloseWrite() error }); ok {
 		return half.CloseWrite()
 	}
-	return nil
+	return to.Close()
+}
+
+// tunnelThrough is takeOver for a stream of HTTP/2. It ends with the upstream's
+// half; the client's may end before.
+func (x *Exchange) tunnelThrough(upstream *upstreamConn, in *responseReader) {
+	x.w.Header().Del("Sec-WebSocket-Accept") // of a key that the client did not make
+	x.w.WriteHeader(http.StatusOK)
+	control := http.NewResponseController(x.w)
+	up := make(chan struct{})
+	go func() {
+		defer close(up)
+		body := x.r.Body
+		if x.idles() {
+			body = touchedBody{body, &x.clock}
+		}
+		if _, err := io.Copy(upstream.TCPConn, body); err != nil || upstream.CloseWrite() != nil {
+			_ = upstream.Close()
+		}
+	}()
+	buffer := buffers.Get().(*[bufferSize]byte)
+	defer buffers.Put(buffer)
+	err := control.Flush()
+	for err == nil {
+		var n int
+		n, err = in.Read(buffer[:])
+		if x.idles() {
+			x.clock.touch()
+		}
+		if n > 0 {
+			if _, failed := x.w.Write(buffer[:n]); failed != nil {
+				err = failed
+			} else if failed := control.Flush(); failed != nil {
+				err = failed
+			}
+		}
+	}
+	_, _ = upstream.Close(), x.r.Body.Close() // which ends the other half
+	<-up
+	if !errors.Is(err, io.EOF) {
+		panic(http.ErrAbortHandler)
+	}
 }

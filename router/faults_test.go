@@ -1,0 +1,241 @@
+package router
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+
+	routesv1 "sanfran.dev/proto/sanfran/routes/v1"
+)
+
+// fault is how a faulty upstream treats its connections.
+type fault struct {
+	// serve is how many requests are answered well first.
+	serve int
+	// read is how many bytes of the next request are read before it breaks; negative:
+	// the whole request, which is executed, and write bytes of the answer are written.
+	read, write int
+	// reset breaks with a reset rather than an end.
+	reset bool
+}
+
+// faultyUpstream executes requests until its fault. executed counts every
+// request that it has read whole.
+type faultyUpstream struct {
+	net.Listener
+	fault            fault
+	answer           string
+	executed, served atomic.Int64
+	// size is how long the last request executed was, in bytes.
+	size  atomic.Int64
+	conns sync.WaitGroup
+}
+
+// counted counts the bytes read from a connection.
+type counted struct {
+	io.Reader
+	n int
+}
+
+// Read implements io.Reader.
+func (c *counted) Read(p []byte) (int, error) {
+	n, err := c.Reader.Read(p)
+	c.n += n
+	return n, err
+}
+
+func newFaultyUpstream(t testing.TB, f fault, answer string) *faultyUpstream {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	u := &faultyUpstream{Listener: listener, fault: f, answer: answer}
+	u.conns.Go(func() {
+		for {
+			conn, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			u.conns.Go(func() { u.serve(conn.(*net.TCPConn)) })
+		}
+	})
+	return u
+}
+
+func (u *faultyUpstream) stop() {
+	u.Close()
+	u.conns.Wait()
+}
+
+func (u *faultyUpstream) serve(conn *net.TCPConn) {
+	defer conn.Close()
+	bytes := &counted{Reader: conn}
+	in := bufio.NewReader(bytes)
+	for u.served.Add(1) <= int64(u.fault.serve) {
+		before := bytes.n
+		if !u.execute(in) {
+			return
+		}
+		u.size.Store(int64(bytes.n - before))
+		fmt.Fprint(conn, "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\ngood")
+	}
+	if u.fault.read >= 0 {
+		_, _ = io.CopyN(io.Discard, in, int64(u.fault.read))
+	} else {
+		if !u.execute(in) {
+			return
+		}
+		_, _ = io.WriteString(conn, u.answer[:u.fault.write])
+	}
+	if u.fault.reset {
+		_ = conn.SetLinger(0)
+	}
+}
+
+func (u *faultyUpstream) execute(in *bufio.Reader) bool {
+	r, err := http.ReadRequest(in)
+	if err != nil {
+		return false
+	}
+	if _, err := io.Copy(io.Discard, r.Body); err != nil {
+		return false
+	}
+	if r.Header.Get(HeaderFate) == "" {
+		u.executed.Add(1)
+	}
+	return true
+}
+
+var faultyRequests = map[string]func() *http.Request{
+	"GET": func() *http.Request { return httptest.NewRequest("GET", "/fn/hello", nil) },
+	"PUT with a length": func() *http.Request {
+		r := httptest.NewRequest("PUT", "/fn/hello", strings.NewReader("a body"))
+		r.Header.Set("Idempotency-Key", "k")
+		return r
+	},
+	"POST in chunks": func() *http.Request {
+		return httptest.NewRequest("POST", "/fn/hello", io.MultiReader(strings.NewReader("a "), strings.NewReader("body")))
+	},
+}
+
+// TestI4EveryBreakOfARequestAndOfAnAnswer breaks the connection at every byte of a
+// request and of its answer, at the first request of a connection and at a later
+// one. No request is executed twice, wherever; what was executed is never given out
+// as not delivered; and what has begun to be sent is not sent again.
+func TestI4EveryBreakOfARequestAndOfAnAnswer(t *testing.T) {
+	const (
+		plain   = "HTTP/1.1 200 OK\r\nContent-Length: 4\r\nX-Name: value\r\n\r\nbody"
+		chunked = "HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\nHTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nbo\r\n2\r\ndy\r\n0\r\n\r\n"
+		refusal = "HTTP/1.1 421 Misdirected Request\r\nSanfran-Refused: wrong\r\nContent-Length: 0\r\n\r\n"
+	)
+	for name, request := range faultyRequests {
+		t.Run(name, func(t *testing.T) {
+			try := func(f fault, answer string) {
+				home := newFaultyUpstream(t, fault{serve: 100}, "")
+				container := newFaultyUpstream(t, f, answer)
+				defer home.stop()
+				defer container.stop()
+				gateway, forwarder := quietGateway(t, warmRoute(container.Addr().String(), home.Addr().String()))
+				defer forwarder.Close()
+				for range f.serve {
+					if w, broken := recorded(gateway, request()); broken || w.Body.String() != "good" {
+						t.Fatalf("%+v: the first requests: %d %q", f, w.Code, w.Body)
+					}
+				}
+				w, broken := recorded(gateway, request())
+				executed := container.executed.Load() - int64(f.serve)
+				if executed > 1 || home.executed.Load() > 0 && executed > 0 {
+					t.Errorf("%+v: executed %d times by the container, %d by the home agent", f, executed, home.executed.Load())
+				}
+				whole := f.read < 0 && f.write == len(answer)
+				switch {
+				case whole && answer == refusal:
+					if w.Code != http.StatusBadGateway {
+						t.Errorf("%+v: a refusal of another lease: %d", f, w.Code)
+					}
+				case whole:
+					if broken || w.Code != 200 || w.Body.String() != "body" {
+						t.Errorf("%+v: broken %v, %d %q", f, broken, w.Code, w.Body)
+					}
+				case home.executed.Load() == 1:
+					// Nobody had seen it: the connection was not there any more.
+					if f.read != 0 || w.Code != 200 {
+						t.Errorf("%+v: sent again, %d", f, w.Code)
+					}
+				case !broken && w.Code != http.StatusBadGateway:
+					t.Errorf("%+v: status %d, want 502 or a broken answer", f, w.Code)
+				}
+			}
+			measured := newFaultyUpstream(t, fault{serve: 1}, "")
+			gateway, forwarder := quietGateway(t, warmRoute(measured.Addr().String(), "127.0.0.1:1"))
+			recorded(gateway, request())
+			forwarder.Close()
+			measured.stop()
+			size := int(measured.size.Load())
+			if size < 100 {
+				t.Fatalf("a request of %d bytes", size)
+			}
+			step := 1
+			if name != "GET" {
+				step = 3 // the breaks inside the body are all that is new
+			}
+			for _, serve := range []int{0, 1} {
+				for _, reset := range []bool{false, true} {
+					for n := 0; n <= size; n += step {
+						try(fault{serve: serve, read: n, reset: reset}, "")
+					}
+					for _, answer := range []string{plain, chunked, refusal} {
+						try(fault{serve: serve, read: -1, write: len(answer)}, answer)
+						for n := 0; n < len(answer); n += step {
+							try(fault{serve: serve, read: -1, write: n, reset: reset}, answer)
+						}
+					}
+				}
+			}
+		})
+	}
+}
+
+// quietGateway is a gateway whose warnings of broken upstreams are not the test's.
+func quietGateway(t testing.TB, pods ...*routesv1.Route) (http.Handler, *Forwarder) {
+	table := NewTable()
+	if _, err := table.Apply(snapshotOf(pods...)); err != nil {
+		t.Fatal(err)
+	}
+	log := slog.New(slog.DiscardHandler)
+	forwarder := NewForwarder(ForwarderConfig{Log: log})
+	return NewGateway(GatewayConfig{Table: table, Forwarder: forwarder, Log: log}), forwarder
+}
+
+// recorded calls a handler and reports whether it broke its answer off.
+func recorded(h http.Handler, r *http.Request) (w *httptest.ResponseRecorder, broken bool) {
+	w = httptest.NewRecorder()
+	w.Code = 0
+	defer func() {
+		if p := recover(); p == http.ErrAbortHandler {
+			broken = true
+		} else if p != nil {
+			panic(p)
+		}
+	}()
+	h.ServeHTTP(withoutInterim{w}, r)
+	return w, false
+}
+
+// withoutInterim keeps a recorder from taking a 1xx answer for the last.
+type withoutInterim struct{ *httptest.ResponseRecorder }
+
+// WriteHeader implements http.ResponseWriter.
+func (w withoutInterim) WriteHeader(status int) {
+	if status >= 200 {
+		w.ResponseRecorder.WriteHeader(status)
+	}
+}

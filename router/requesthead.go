@@ -1,0 +1,197 @@
+package router
+
+import (
+	"net"
+	"net/http"
+	"net/textproto"
+	"strconv"
+	"strings"
+	"sync"
+
+	"golang.org/x/net/http/httpguts"
+)
+
+// heads lends the buffers that request heads are written into.
+var heads = sync.Pool{New: func() any { b := make([]byte, 0, 2<<10); return &b }}
+
+// hopByHop are the headers that end at each hop (RFC 9110, section 7.6.1), and
+// those that the head's writer makes itself.
+func hopByHop(name string) bool {
+	switch name {
+	case "Connection", "Proxy-Connection", "Keep-Alive", "Proxy-Authenticate", "Proxy-Authorization",
+		"Te", "Trailer", "Transfer-Encoding", "Upgrade", "Http2-Settings":
+		return true
+	}
+	return false
+}
+
+// named reports whether the Connection header names a header, which then ends
+// at this hop, too.
+func named(connection []string, name string) bool {
+	for _, value := range connection {
+		for token := range strings.SplitSeq(value, ",") {
+			if strings.EqualFold(textproto.TrimString(token), name) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// upgradeOf returns the protocol a request or response changes to, or "". One to
+// HTTP/2 is between a client and its next hop, and is not passed on: what went
+// through it would pass by everything that a gateway does.
+func upgradeOf(h http.Header) string {
+	values, ok := h["Upgrade"]
+	if !ok || !httpguts.HeaderValuesContainsToken(h["Connection"], "Upgrade") {
+		return ""
+	}
+	if len(values) != 1 || values[0] == "" || named(values, "h2c") || !httpguts.ValidHeaderFieldValue(values[0]) {
+		return ""
+	}
+	return values[0]
+}
+
+// appendHead appends the request line and the headers of the attempt. Whatever
+// would end a line early was refused by [badTarget] or by the server that parsed
+// the request; appendValue does not rely on it.
+func (x *Exchange) appendHead(b []byte, body *attemptBody) []byte {
+	r := x.r
+	method := r.Method
+	if x.tunnel {
+		method = http.MethodGet
+	}
+	b = append(b, method...)
+	b = append(b, ' ')
+	b = x.appendTarget(b)
+	b = append(b, " HTTP/1.1\r\nHost: "...)
+	if r.Host != "" {
+		b = appendValue(b, r.Host)
+	} else {
+		b = append(b, x.upstream.Address...)
+	}
+	b = append(b, "\r\n"...)
+	connection := r.Header["Connection"]
+	for name, values := range r.Header {
+		if hopByHop(name) || name == "Content-Length" || name == "Host" || isFamily(name, headerPrefix) ||
+			x.opts.Edge && (name == "Forwarded" || isFamily(name, forwardedPrefix)) ||
+			x.tunnel && name == ":protocol" ||
+			len(connection) > 0 && named(connection, name) {
+			continue
+		}
+		for _, value := range values {
+			b = appendField(b, name, value)
+		}
+	}
+	if named(r.Header["Te"], "trailers") {
+		b = append(b, "TE: trailers\r\n"...)
+	}
+	if x.opts.Edge {
+		b = x.appendForwarded(b)
+	}
+	switch {
+	case x.upgrade != "":
+		b = append(b, "Connection: Upgrade\r\n"...)
+		b = appendField(b, "Upgrade", x.upgrade)
+		if x.tunnel {
+			b = appendField(b, "Sec-WebSocket-Key", webSocketKey())
+		}
+	case body != nil && r.ContentLength > 0:
+		b = append(b, "Content-Length: "...)
+		b = strconv.AppendInt(b, r.ContentLength, 10)
+		b = append(b, "\r\n"...)
+	case body != nil:
+		b = append(b, "Transfer-Encoding: chunked\r\n"...)
+		for _, name := range x.body.announced {
+			b = appendField(b, "Trailer", name)
+		}
+	case r.Method == http.MethodPost || r.Method == http.MethodPut || r.Method == http.MethodPatch:
+		b = append(b, "Content-Length: 0\r\n"...)
+	}
+	if x.upstream.Lease != "" {
+		b = appendField(b, HeaderLease, x.upstream.Lease)
+	}
+	if x.upstream.Wait > 0 {
+		b = appendField(b, HeaderWait, strconv.FormatInt(max(x.upstream.Wait.Milliseconds(), 1), 10))
+	}
+	if x.upstream.Pod != "" {
+		b = appendField(b, HeaderPod, x.upstream.Pod)
+		b = appendField(b, HeaderRevision, x.upstream.Revision)
+	}
+	return append(b, "\r\n"...)
+}
+
+// appendTarget appends path and query, as the client wrote them.
+func (x *Exchange) appendTarget(b []byte) []byte {
+	u := x.r.URL
+	switch {
+	case x.opts.Path != "":
+		b = append(b, x.opts.Path...)
+	case x.r.Method == http.MethodOptions && u.Path == "*":
+		return append(b, '*')
+	case u.Path == "":
+		b = append(b, '/')
+	default:
+		b = append(b, u.EscapedPath()...)
+	}
+	if u.RawQuery != "" || u.ForceQuery {
+		b = append(b, '?')
+		b = append(b, u.RawQuery...)
+	}
+	return b
+}
+
+// badTarget reports whether path or query have a byte that would end them in a
+// request line. HTTP/2 can carry some that HTTP/1.1 cannot.
+func (x *Exchange) badTarget() bool {
+	return ends(x.opts.Path) || ends(x.r.URL.RawQuery)
+}
+
+func ends(s string) bool {
+	for i := range len(s) {
+		if s[i] <= ' ' || s[i] == 0x7f {
+			return true
+		}
+	}
+	return false
+}
+
+func appendField(b []byte, name, value string) []byte {
+	b = append(b, name...)
+	b = append(b, ": "...)
+	b = appendValue(b, value)
+	return append(b, "\r\n"...)
+}
+
+// appendValue appends a header's value, in which nothing ends the line.
+func appendValue(b []byte, value string) []byte {
+	from := len(b)
+	b = append(b, value...)
+	for i := from; i < len(b); i++ {
+		if c := b[i]; c == '\r' || c == '\n' || c == 0 {
+			b[i] = ' '
+		}
+	}
+	return b
+}
+
+const forwardedPrefix = "X-Forwarded-"
+
+// appendForwarded says who the client is. X-Forwarded-* and Forwarded of the
+// client itself are dropped by the head's writer: anybody could write them.
+func (x *Exchange) appendForwarded(b []byte) []byte {
+	r := x.r
+	proto := "http"
+	if r.TLS != nil {
+		proto = "https"
+	}
+	if host, _, err := net.SplitHostPort(r.RemoteAddr); err == nil {
+		b = appendField(b, "X-Forwarded-For", host)
+	}
+	b = appendField(b, "X-Forwarded-Host", r.Host)
+	b = appendField(b, "X-Forwarded-Proto", proto)
+	if x.opts.Prefix != "" {
+		b = appendField(b, "X-Forwarded-Prefix", x.opts.Prefix)
+	}
+	return b
+}
