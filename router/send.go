@@ -28,6 +28,7 @@ type sending struct {
 	length int64
 	// proceed is closed when the upstream wants the body; nil: it is sent at once.
 	proceed chan struct{}
+	told    bool          // proceed is closed
 	over    chan struct{} // closed at the end of the attempt
 	done    chan struct{}
 	// failed is why the client's body could not be read; see [sending.clientError].
@@ -154,9 +155,9 @@ func (s *sending) sendChunks() error {
 
 // continued tells that the upstream wants the body.
 func (s *sending) continued() {
-	if s.proceed != nil {
+	if s.proceed != nil && !s.told {
+		s.told = true
 		close(s.proceed)
-		s.proceed = nil
 	}
 }
 

@@ -63,6 +63,7 @@ func TestFlagsAreChecked(t *testing.T) {
 		{append(agent, "--runtime=node24=/r", "--control-plane=x"), "--control-plane"},
 		{[]string{"router", "--control-plane=x:1", "--listen-address=256.0.0.1:1"}, "--listen-address"},
 		{[]string{"router", "--control-plane=x:1", "--listen-address=127.0.0.1:0", "--health-address=256.0.0.1:1"}, "--health-address"},
+		{[]string{"router", "--control-plane=x:1", "--listen-address=127.0.0.1:0", "--tls-listen-address=127.0.0.1:0", "--tls-cert-file=/nonexistent"}, "--tls-cert-file"},
 		{[]string{"router", "extra", "--control-plane=x:1"}, "extra"},
 	} {
 		root := newRootCommand()

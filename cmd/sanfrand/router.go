@@ -30,7 +30,7 @@ const (
 type routerOptions struct {
 	log              logFlags
 	connection       connectionFlags
-	listenAddress    string
+	gateway          gatewayFlags
 	healthAddress    string
 	dataDir          string
 	defaultNamespace string
@@ -60,7 +60,7 @@ and --control-plane-name the name in its certificate, <service>.<namespace>.svc.
 	o.log.add(cmd)
 	o.connection.add(cmd)
 	flags := cmd.Flags()
-	flags.StringVar(&o.listenAddress, "listen-address", ":8080", "host:port to serve functions on")
+	o.gateway.add(cmd)
 	flags.StringVar(&o.healthAddress, "health-address", ":8081", "host:port of /healthz, /readyz and /metrics")
 	flags.StringVar(&o.dataDir, "data-dir", "", "folder to keep the last route table in; empty: it is not kept")
 	flags.StringVar(&o.defaultNamespace, "default-namespace", "default", "namespace of the functions at /fn/<name>")
@@ -108,13 +108,13 @@ func (o *routerOptions) run(ctx context.Context) (err error) {
 			return fmt.Errorf("--data-dir: %w", err)
 		}
 	}
-	public, err := listen(ctx, "--listen-address", o.listenAddress)
+	listeners, err := o.gateway.listen(ctx, log)
 	if err != nil {
 		return err
 	}
 	private, err := listen(ctx, "--health-address", o.healthAddress)
 	if err != nil {
-		return errors.Join(err, public.Close())
+		return errors.Join(err, closeAll(listeners))
 	}
 	health := process.NewHealth()
 	health.Check("routes", func(context.Context) error {
@@ -127,7 +127,7 @@ func (o *routerOptions) run(ctx context.Context) (err error) {
 	})
 	mux := health.Handler()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{}))
-	log.Info("the gateway starts", "version", version, "address", public.Addr().String())
+	log.Info("the gateway starts", "version", version, "address", listeners[0].Addr().String())
 	return process.Run(ctx, log, health,
 		process.Group{Name: "health", Parts: []process.Part{process.ServeHTTP("health", private, mux, time.Second)}},
 		process.Group{Name: "routes", Parts: []process.Part{
@@ -135,7 +135,7 @@ func (o *routerOptions) run(ctx context.Context) (err error) {
 			{Name: "routes", Run: func(ctx context.Context) error { return untilDone(ctx, watcher.Run(ctx)) }},
 		}},
 		process.Group{Name: "gateway", StopWithin: gatewayLinger + gatewayGrace + time.Second, Parts: []process.Part{
-			process.Lingering(process.ServeHTTP("gateway", public, gateway, gatewayGrace), gatewayLinger),
+			serveGateway(router.NewServer(router.ServerConfig{Handler: gateway, Log: log}), listeners, gatewayLinger, gatewayGrace),
 		}},
 	)
 }

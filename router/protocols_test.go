@@ -1,0 +1,551 @@
+package router
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"math/big"
+	"net"
+	"net/http"
+	"net/http/httptrace"
+	"net/textproto"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"runtime/metrics"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"golang.org/x/net/http2"
+	"golang.org/x/net/http2/hpack"
+)
+
+// client is one way to reach a gateway.
+type client struct {
+	*http.Client
+	url string
+}
+
+// everyProtocol runs a test over HTTP/1.1 and HTTP/2, in the clear and by TLS.
+func everyProtocol(t *testing.T, handler http.Handler, test func(t *testing.T, c client)) {
+	certFile, keyFile := writeCertificate(t, t.TempDir(), 1)
+	certificate, err := LoadCertificate(certFile, keyFile, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, version := range []int{1, 2} {
+		for _, secure := range []bool{false, true} {
+			t.Run(fmt.Sprintf("HTTP/%d TLS=%v", version, secure), func(t *testing.T) {
+				server := NewServer(ServerConfig{Handler: handler})
+				protocols := new(http.Protocols)
+				protocols.SetHTTP1(version == 1)
+				protocols.SetHTTP2(version == 2 && secure)
+				protocols.SetUnencryptedHTTP2(version == 2 && !secure)
+				transport := &http.Transport{Protocols: protocols, DisableCompression: true, ExpectContinueTimeout: time.Minute, TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}
+				t.Cleanup(transport.CloseIdleConnections)
+				c := client{Client: &http.Client{Transport: transport}}
+				if secure {
+					c.url = "https://" + startServer(t, server, certificate)
+				} else {
+					c.url = "http://" + startServer(t, server, nil)
+				}
+				test(t, c)
+			})
+		}
+	}
+}
+
+// do sends a request and fails the test if that is not answered.
+func (c client) do(t *testing.T, r *http.Request) *http.Response {
+	t.Helper()
+	res, err := c.Do(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { res.Body.Close() })
+	return res
+}
+
+func (c client) request(t *testing.T, method, path string, body io.Reader) *http.Request {
+	t.Helper()
+	r, err := http.NewRequestWithContext(t.Context(), method, c.url+"/fn/hello"+path, body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+func TestStreamsFlowBothWays(t *testing.T) {
+	container := newBackend(t, func(_ *backend, w http.ResponseWriter, r *http.Request) {
+		control := http.NewResponseController(w)
+		_ = control.EnableFullDuplex()
+		if r.URL.Path == "/sized" {
+			w.Header().Set("Content-Length", "12")
+		}
+		w.WriteHeader(200)
+		_ = control.Flush()
+		in := bufio.NewReader(r.Body)
+		for {
+			line, err := in.ReadString('\n')
+			_, _ = io.WriteString(w, line)
+			_ = control.Flush()
+			if err != nil {
+				return
+			}
+		}
+	})
+	everyProtocol(t, newGateway(t, warmRoute(container.address(), "127.0.0.1:1")), func(t *testing.T, c client) {
+		for _, path := range []string{"/chunks", "/sized"} {
+			body, say := io.Pipe()
+			res := c.do(t, c.request(t, "POST", path, body))
+			in := bufio.NewReader(res.Body)
+			// Each line comes back before the next is said: nobody keeps it.
+			for range 2 {
+				if _, err := io.WriteString(say, "hello\n"); err != nil {
+					t.Fatal(err)
+				}
+				if line, err := in.ReadString('\n'); err != nil || line != "hello\n" {
+					t.Fatalf("%s: got %q, %v", path, line, err)
+				}
+			}
+			say.Close()
+			if rest, err := io.ReadAll(in); err != nil || len(rest) > 0 {
+				t.Errorf("%s: the end: %q, %v", path, rest, err)
+			}
+		}
+	})
+}
+
+func TestEventsArriveOneByOne(t *testing.T) {
+	next := make(chan struct{})
+	container := newBackend(t, func(_ *backend, w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "text/event-stream")
+		w.WriteHeader(200)
+		for i := range 3 {
+			_ = http.NewResponseController(w).Flush()
+			<-next
+			fmt.Fprintf(w, "data: %d\n\n", i)
+		}
+	})
+	everyProtocol(t, newGateway(t, warmRoute(container.address(), "127.0.0.1:1")), func(t *testing.T, c client) {
+		res := c.do(t, c.request(t, "GET", "", nil)) // which returns before the first event
+		in := bufio.NewReader(res.Body)
+		for i := range 3 {
+			next <- struct{}{}
+			line, err := in.ReadString('\n')
+			if _, gap := in.ReadString('\n'); errors.Join(err, gap) != nil || line != fmt.Sprintf("data: %d\n", i) {
+				t.Fatalf("got %q, %v", line, err)
+			}
+		}
+	})
+}
+
+func TestInterimAnswersPass(t *testing.T) {
+	container := newBackend(t, func(_ *backend, w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Link", "</style.css>; rel=preload")
+		w.Header().Set("Sanfran-Leak", "yes")
+		w.WriteHeader(http.StatusEarlyHints)
+		w.Header().Del("Link")
+		w.Header().Set("X-Final", "yes")
+		w.WriteHeader(200)
+	})
+	everyProtocol(t, newGateway(t, warmRoute(container.address(), "127.0.0.1:1")), func(t *testing.T, c client) {
+		var hints []textproto.MIMEHeader
+		r := c.request(t, "GET", "", nil)
+		r = r.WithContext(httptrace.WithClientTrace(r.Context(), &httptrace.ClientTrace{Got1xxResponse: func(code int, h textproto.MIMEHeader) error {
+			if code != http.StatusEarlyHints {
+				t.Errorf("interim answer %d", code)
+			}
+			hints = append(hints, h)
+			return nil
+		}}))
+		res := c.do(t, r)
+		if len(hints) != 1 || hints[0].Get("Link") != "</style.css>; rel=preload" || hints[0].Get("Sanfran-Leak") != "" {
+			t.Errorf("hints %v", hints)
+		}
+		if res.StatusCode != 200 || res.Header.Get("X-Final") != "yes" || res.Header.Get("Link") != "" {
+			t.Errorf("answer %d %v", res.StatusCode, res.Header)
+		}
+	})
+}
+
+func TestAnswersWithoutABody(t *testing.T) {
+	container := newBackend(t, func(_ *backend, w http.ResponseWriter, r *http.Request) {
+		w.Header()["Date"] = nil
+		switch r.URL.Path {
+		case "/none":
+			w.WriteHeader(http.StatusNoContent)
+		case "/unchanged":
+			w.Header().Set("Etag", `"a"`)
+			w.WriteHeader(http.StatusNotModified)
+		case "/empty":
+			w.Header()["Content-Type"] = nil
+		default:
+			w.Header()["Content-Type"] = nil
+			w.Header().Set("Content-Length", "5")
+			if r.Method != http.MethodHead {
+				_, _ = io.WriteString(w, "<html")
+			}
+		}
+	})
+	everyProtocol(t, newGateway(t, warmRoute(container.address(), "127.0.0.1:1")), func(t *testing.T, c client) {
+		for _, want := range []struct {
+			method, path string
+			status       int
+			length       int64
+			body         string
+		}{
+			{"HEAD", "/", 200, 5, ""},
+			{"GET", "/", 200, 5, "<html"},
+			{"GET", "/none", 204, 0, ""},
+			{"GET", "/unchanged", 304, 0, ""},
+			{"POST", "/empty", 200, 0, ""},
+		} {
+			res := c.do(t, c.request(t, want.method, want.path, nil))
+			body, err := io.ReadAll(res.Body)
+			// Of some answers without a body HTTP/2 does not say that the length is 0.
+			length := max(res.ContentLength, 0)
+			if err != nil || res.StatusCode != want.status || length != want.length || string(body) != want.body {
+				t.Errorf("%s %s: %d, %d bytes, %q, %v", want.method, want.path, res.StatusCode, res.ContentLength, body, err)
+			}
+			if kind, ok := res.Header["Content-Type"]; ok {
+				t.Errorf("%s %s: a Content-Type %q of nobody's", want.method, want.path, kind)
+			}
+		}
+	})
+}
+
+// TestExpectedContinueIsTheFunctions: the body is sent when the function wants it.
+func TestExpectedContinueIsTheFunctions(t *testing.T) {
+	container := newBackend(t, func(b *backend, w http.ResponseWriter, r *http.Request) {
+		b.executed.Add(1)
+		if r.URL.Path == "/no" {
+			w.Header().Set("Connection", "close")
+			w.WriteHeader(http.StatusForbidden)
+			return
+		}
+		_, _ = io.Copy(w, r.Body) // which says 100
+	})
+	everyProtocol(t, newGateway(t, warmRoute(container.address(), "127.0.0.1:1")), func(t *testing.T, c client) {
+		for path, want := range map[string]int{"/yes": 200, "/no": 403} {
+			var read atomic.Bool
+			r := c.request(t, "POST", path, io.MultiReader(readerFunc(func([]byte) (int, error) { read.Store(true); return 0, io.EOF }), strings.NewReader("body")))
+			r.Header.Set("Expect", "100-continue")
+			res := c.do(t, r)
+			body, err := io.ReadAll(res.Body)
+			if err != nil || res.StatusCode != want || want == 200 && string(body) != "body" {
+				t.Errorf("%s: %d %q, %v", path, res.StatusCode, body, err)
+			}
+			// The HTTP/2 server keeps the expectation from its handlers: there the
+			// gateway asks for the body at once.
+			if want == 403 && read.Load() && res.ProtoMajor == 1 {
+				t.Errorf("%s: the body was sent", path)
+			}
+		}
+	})
+}
+
+type readerFunc func([]byte) (int, error)
+
+func (f readerFunc) Read(p []byte) (int, error) { return f(p) }
+
+// TestClientsLeavingReachesTheFunction at each moment of a request.
+func TestClientsLeavingReachesTheFunction(t *testing.T) {
+	here, left := make(chan struct{}), make(chan struct{})
+	container := newBackend(t, func(_ *backend, w http.ResponseWriter, r *http.Request) {
+		switch r.URL.Path {
+		case "/body":
+			here <- struct{}{}
+			_, _ = io.Copy(io.Discard, r.Body)
+		case "/answer":
+			w.WriteHeader(200)
+			_ = http.NewResponseController(w).Flush()
+			fallthrough
+		default:
+			here <- struct{}{}
+			<-r.Context().Done()
+		}
+		left <- struct{}{}
+	})
+	everyProtocol(t, newGateway(t, warmRoute(container.address(), "127.0.0.1:1")), func(t *testing.T, c client) {
+		for _, path := range []string{"/body", "/wait", "/answer"} {
+			ctx, leave := context.WithCancel(t.Context())
+			var body io.Reader
+			unblock := func() {}
+			if path == "/body" {
+				r, w := io.Pipe()
+				body, unblock = r, func() { w.Close() }
+			}
+			r := c.request(t, "POST", path, body).WithContext(ctx)
+			done := make(chan struct{})
+			go func() {
+				defer close(done)
+				if res, err := c.Do(r); err == nil {
+					_, _ = io.Copy(io.Discard, res.Body)
+					res.Body.Close()
+				}
+			}()
+			<-here
+			leave()
+			<-left
+			unblock() // the client's own transport waits for its body
+			<-done
+		}
+	})
+}
+
+// TestBrokenAnswersAreBroken: a client sees that an answer is not complete.
+func TestBrokenAnswersAreBroken(t *testing.T) {
+	container := newBackend(t, func(_ *backend, w http.ResponseWriter, _ *http.Request) {
+		_, _ = io.WriteString(w, "half")
+		_ = http.NewResponseController(w).Flush()
+		panic(http.ErrAbortHandler)
+	})
+	everyProtocol(t, newGateway(t, warmRoute(container.address(), "127.0.0.1:1")), func(t *testing.T, c client) {
+		res := c.do(t, c.request(t, "GET", "", nil))
+		if body, err := io.ReadAll(res.Body); err == nil || string(body) != "half" {
+			t.Errorf("got %q, %v", body, err)
+		}
+	})
+}
+
+// TestGigabytesInConstantMemory sends 2 GiB there and back again.
+func TestGigabytesInConstantMemory(t *testing.T) {
+	const size = 2 << 30
+	container := newBackend(t, func(_ *backend, w http.ResponseWriter, r *http.Request) {
+		_ = http.NewResponseController(w).EnableFullDuplex()
+		buffer := make([]byte, 256<<10)
+		_, _ = io.CopyBuffer(struct{ io.Writer }{w}, struct{ io.Reader }{r.Body}, buffer)
+	})
+	address := startServer(t, NewServer(ServerConfig{Handler: newGateway(t, warmRoute(container.address(), "127.0.0.1:1"))}), nil)
+	conn, err := net.Dial("tcp", address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	runtime.GC()
+	before := heap()
+	go func() {
+		fmt.Fprintf(conn, "POST /fn/hello HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n", size)
+		block := make([]byte, 1<<20)
+		for range size / len(block) {
+			if _, err := conn.Write(block); err != nil {
+				t.Error(err)
+				return
+			}
+		}
+	}()
+	res, err := http.ReadResponse(bufio.NewReaderSize(conn, 256<<10), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Body.Close()
+	var n, most int64
+	buffer := make([]byte, 1<<20)
+	for read := 0; ; {
+		m, err := res.Body.Read(buffer)
+		if n += int64(m); n>>26 > int64(read) { // every 64 MiB
+			read = int(n >> 26)
+			most = max(most, heap()-before)
+		}
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	// The container, the client and the buffers of both are in it.
+	if n != size || most > 64<<20 {
+		t.Errorf("%d bytes came back, the heap grew by up to %d", n, most)
+	}
+}
+
+// heap is the memory of objects, reachable or not yet swept, in bytes.
+func heap() int64 {
+	sample := []metrics.Sample{{Name: "/memory/classes/heap/objects:bytes"}}
+	metrics.Read(sample)
+	return int64(sample[0].Value.Uint64())
+}
+
+// TestTLSCertificateIsRenewed when its files have changed, and kept while they are
+// of two kinds.
+func TestTLSCertificateIsRenewed(t *testing.T) {
+	dir := t.TempDir()
+	certFile, keyFile := writeCertificate(t, dir, 1)
+	certificate, err := LoadCertificate(certFile, keyFile, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	address := startServer(t, NewServer(ServerConfig{Handler: http.NotFoundHandler()}), certificate)
+	serial := func() int64 {
+		t.Helper()
+		conn, err := tls.Dial("tcp", address, &tls.Config{InsecureSkipVerify: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		return conn.ConnectionState().PeerCertificates[0].SerialNumber.Int64()
+	}
+	old := func() {
+		certificate.mu.Lock()
+		defer certificate.mu.Unlock()
+		certificate.checked = time.Time{}
+	}
+	if got := serial(); got != 1 {
+		t.Fatalf("serial %d", got)
+	}
+	key, err := os.ReadFile(keyFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	writeCertificate(t, dir, 2)
+	newKey, err := os.ReadFile(keyFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := serial(); got != 1 {
+		t.Errorf("serial %d before the files are looked at again", got)
+	}
+	if err := os.WriteFile(keyFile, key, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if old(); serial() != 1 {
+		t.Error("a certificate with another's key was taken")
+	}
+	if err := os.WriteFile(keyFile, newKey, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if old(); serial() != 2 {
+		t.Error("the new certificate is not used")
+	}
+	if _, err := LoadCertificate(certFile, filepath.Join(dir, "none"), nil); err == nil || !strings.Contains(err.Error(), "none") {
+		t.Errorf("a key that is not there: %v", err)
+	}
+}
+
+// writeCertificate writes a self-signed certificate of some minutes.
+func writeCertificate(t *testing.T, dir string, serial int64) (certFile, keyFile string) {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(serial), Subject: pkix.Name{CommonName: "gateway"}, NotAfter: time.Now().Add(time.Hour)}
+	cert, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	der, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	certFile, keyFile = filepath.Join(dir, "tls.crt"), filepath.Join(dir, "tls.key")
+	for name, block := range map[string]*pem.Block{certFile: {Type: "CERTIFICATE", Bytes: cert}, keyFile: {Type: "PRIVATE KEY", Bytes: der}} {
+		if err := os.WriteFile(name, pem.EncodeToMemory(block), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return certFile, keyFile
+}
+
+// TestWebSocketOverHTTP2 needs GODEBUG=http2xconnect=1 from the start of the
+// process, as the chart sets it.
+func TestWebSocketOverHTTP2(t *testing.T) {
+	if !strings.Contains(os.Getenv("GODEBUG"), "http2xconnect=1") {
+		cmd := exec.Command(os.Args[0], "-test.run=^TestWebSocketOverHTTP2$", "-test.v")
+		cmd.Env = append(os.Environ(), "GODEBUG=http2xconnect=1")
+		if out, err := cmd.CombinedOutput(); err != nil || !bytes.Contains(out, []byte("--- PASS: TestWebSocketOverHTTP2")) {
+			t.Errorf("%v: %s", err, out)
+		}
+		return
+	}
+	container := newBackend(t, takeOver)
+	address := startServer(t, NewServer(ServerConfig{Handler: newGateway(t, warmRoute(container.address(), "127.0.0.1:1"))}), nil)
+	conn, err := net.Dial("tcp", address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	framer := http2.NewFramer(conn, conn)
+	framer.ReadMetaHeaders = hpack.NewDecoder(4096, nil)
+	open := func(stream uint32, protocol string) {
+		var block bytes.Buffer
+		encoder := hpack.NewEncoder(&block)
+		for _, field := range []hpack.HeaderField{
+			{Name: ":method", Value: "CONNECT"}, {Name: ":protocol", Value: protocol}, {Name: ":scheme", Value: "http"},
+			{Name: ":authority", Value: "a"}, {Name: ":path", Value: "/fn/hello/chat?q"}, {Name: "sec-websocket-version", Value: "13"},
+		} {
+			_ = encoder.WriteField(field)
+		}
+		if err := framer.WriteHeaders(http2.HeadersFrameParam{StreamID: stream, BlockFragment: block.Bytes(), EndHeaders: true}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := io.WriteString(conn, http2.ClientPreface); err != nil {
+		t.Fatal(err)
+	}
+	if err := framer.WriteSettings(); err != nil {
+		t.Fatal(err)
+	}
+	open(1, "websocket")
+	if err := framer.WriteData(1, false, []byte("hello\n")); err != nil {
+		t.Fatal(err)
+	}
+	var events []string
+	for !slices.Contains(events, "end") {
+		frame, err := framer.ReadFrame()
+		if err != nil {
+			t.Fatal(err, events)
+		}
+		switch frame := frame.(type) {
+		case *http2.SettingsFrame:
+			if v, ok := frame.Value(http2.SettingEnableConnectProtocol); !frame.IsAck() && (!ok || v != 1) {
+				t.Error("the server does not say that it takes extended CONNECT")
+			}
+		case *http2.MetaHeadersFrame:
+			path := ""
+			for _, field := range frame.RegularFields() {
+				if field.Name == "x-path" {
+					path = field.Value
+				}
+			}
+			events = append(events, frame.PseudoValue("status")+" "+path)
+		case *http2.DataFrame:
+			if s := string(frame.Data()); s != "" {
+				events = append(events, s)
+			}
+			if string(frame.Data()) == "HELLO\n" {
+				if err := framer.WriteData(1, true, nil); err != nil { // the client's half ends
+					t.Fatal(err)
+				}
+			}
+			if frame.StreamEnded() {
+				events = append(events, "end")
+			}
+		case *http2.RSTStreamFrame:
+			events = append(events, "reset")
+		}
+	}
+	if want := []string{"200 /chat?q", "HELLO\n", "bye\n", "end"}; !slices.Equal(events, want) {
+		t.Errorf("got %q, want %q", events, want)
+	}
+	if container.executed.Load() != 1 {
+		t.Errorf("executed %d times", container.executed.Load())
+	}
+}
