@@ -7,6 +7,8 @@ import (
 )
 
 // admit finds the function that a request is for and decides whether it is let in.
+// A refusal comes with the function whose limit it is, if there is one.
+//
 // It does not allocate for a request that is, but for a new cookie of a split.
 //
 // The function that is asked for lets the request in by its own limits. If it gives
@@ -20,7 +22,7 @@ func (g *Gateway) admit(r *http.Request) (to target, function *Function, refused
 		return to, nil, noSuchFunction(to.function)
 	}
 	if refused = function.admit(r); refused != nil {
-		return to, nil, refused
+		return to, function, refused
 	}
 	s := function.policy.split
 	if s == nil {
@@ -37,7 +39,7 @@ func (g *Gateway) admit(r *http.Request) (to target, function *Function, refused
 		return to, function, nil
 	}
 	if refused = other.admit(r); refused != nil {
-		return to, nil, refused
+		return to, other, refused
 	}
 	return to, other, nil
 }

@@ -46,6 +46,8 @@ const (
 	// by then than is kept, so that it cannot be sent again. Nothing was written
 	// to the client.
 	Spent
+
+	outcomeCount = iota
 )
 
 // String names the outcome for logs and metrics.
@@ -121,6 +123,9 @@ type ExchangeOptions struct {
 	// Edge is set where a client's request enters SanFran: X-Forwarded-* are
 	// made anew, not believed. Further in they are passed on.
 	Edge bool
+	// Trusted is set at the edge where who connects is a proxy whose word on the
+	// client is believed: X-Forwarded-* and Forwarded are continued.
+	Trusted bool
 	// Policy has the limits of time and size; nil: none but the Forwarder's own. Who
 	// sets it calls [Exchange.End].
 	Policy *Policy
@@ -192,6 +197,14 @@ func (x *Exchange) connectTimeout() time.Duration {
 // It panics with http.ErrAbortHandler when the upstream breaks off in the middle
 // of its answer, or when the client does not take it.
 func (x *Exchange) Try(upstream Upstream) Outcome {
+	rec := recordOf(x.w)
+	rec.attempt()
+	outcome := x.try(upstream)
+	rec.attempted(outcome)
+	return outcome
+}
+
+func (x *Exchange) try(upstream Upstream) Outcome {
 	x.upstream, x.broke, x.works = upstream, false, false
 	var body *attemptBody
 	if x.body != nil {

@@ -1,13 +1,14 @@
 package router
 
 import (
-	"bufio"
 	"fmt"
 	"log/slog"
-	"net"
 	"net/http"
+	"net/netip"
 	"sync/atomic"
 	"time"
+
+	"go.opentelemetry.io/otel/trace"
 )
 
 // maxAttempts is how often one request is sent at the most. Each further
@@ -34,8 +35,15 @@ type GatewayConfig struct {
 	// cannot be reached. Default 10 s: longer than an agent takes to be
 	// replaced on its node, or its pods to get another home.
 	AwayWait time.Duration
-	Metrics  *Metrics
-	Log      *slog.Logger
+	// TrustedProxies are those in front of the gateway whose X-Forwarded-* and
+	// Forwarded are believed.
+	TrustedProxies []netip.Prefix
+	Metrics        *Metrics
+	// AccessLog gets a line of each request; nil: there is none.
+	AccessLog *AccessLog
+	// Tracer makes a span of each request; nil: none are made.
+	Tracer trace.Tracer
+	Log    *slog.Logger
 }
 
 // Gateway serves /fn/<name>[/path], /ns/<namespace>/fn/<name>[/path] and functions'
@@ -62,21 +70,33 @@ func NewGateway(cfg GatewayConfig) *Gateway {
 	if cfg.Log == nil {
 		cfg.Log = slog.Default()
 	}
-	return &Gateway{cfg: cfg}
+	g := &Gateway{cfg: cfg}
+	cfg.Metrics.serves(g)
+	return g
 }
 
 // ServeHTTP implements http.Handler.
 func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	start := time.Now()
 	EnsureRequestID(r)
-	recorder := &statusRecorder{ResponseWriter: w}
-	cold := g.serve(recorder, r)
-	g.cfg.Metrics.observe(recorder.status, cold, time.Since(start))
+	span := g.startSpan(r)
+	rec := &record{ResponseWriter: w}
+	cold := false
+	// Also of an answer that is broken off by a panic.
+	defer func() {
+		g.cfg.Metrics.observe(rec, cold, time.Since(start))
+		g.cfg.AccessLog.add(start, r, rec, cold)
+		endSpan(span, rec, cold)
+	}()
+	cold = g.serve(rec, r)
 }
 
 // serve answers one request and reports whether it went to a parked pod.
 func (g *Gateway) serve(w http.ResponseWriter, r *http.Request) (cold bool) {
 	to, function, refused := g.admit(r)
+	if rec := recordOf(w); rec != nil && function != nil {
+		rec.asks(function.Key, g.cfg.Metrics)
+	}
 	if refused != nil {
 		WriteProblem(w, r, *refused)
 		return false
@@ -85,6 +105,7 @@ func (g *Gateway) serve(w http.ResponseWriter, r *http.Request) (cold bool) {
 	if to.sticky != "" {
 		opts.Cookie = stickyCookie(to.cookie, to.sticky, to.prefix)
 	}
+	opts.Trusted = g.trusts(r)
 	x := g.cfg.Forwarder.Begin(w, r, opts)
 	defer x.End()
 	t := &tries{function: function}
@@ -184,7 +205,6 @@ func (g *Gateway) try(x *Exchange, t *tries) bool {
 			})
 			return true
 		default:
-			g.cfg.Metrics.retried(outcome)
 			if viaHome {
 				t.gone = append(t.gone, homed{next.pod.UID, next.pod.HomeAddress})
 				t.away = t.away || outcome == NotDelivered
@@ -281,37 +301,3 @@ func (g *Gateway) attempt(x *Exchange, f *Function, to choice) (outcome Outcome)
 	}
 	return outcome
 }
-
-// statusRecorder remembers the status of an answer.
-type statusRecorder struct {
-	http.ResponseWriter
-	status int
-}
-
-// WriteHeader implements http.ResponseWriter.
-func (s *statusRecorder) WriteHeader(status int) {
-	if s.status == 0 && (status >= 200 || status == http.StatusSwitchingProtocols) {
-		s.status = status
-	}
-	s.ResponseWriter.WriteHeader(status)
-}
-
-// Write implements http.ResponseWriter.
-func (s *statusRecorder) Write(p []byte) (int, error) {
-	if s.status == 0 {
-		s.status = http.StatusOK
-	}
-	return s.ResponseWriter.Write(p)
-}
-
-// Hijack implements http.Hijacker; the connection has been upgraded then.
-func (s *statusRecorder) Hijack() (net.Conn, *bufio.ReadWriter, error) {
-	conn, buffered, err := http.NewResponseController(s.ResponseWriter).Hijack()
-	if err == nil && s.status == 0 {
-		s.status = http.StatusSwitchingProtocols
-	}
-	return conn, buffered, err
-}
-
-// Unwrap lets http.ResponseController reach flushing.
-func (s *statusRecorder) Unwrap() http.ResponseWriter { return s.ResponseWriter }

@@ -1,7 +1,6 @@
 package router
 
 import (
-	"net"
 	"net/http"
 	"net/textproto"
 	"strconv"
@@ -74,7 +73,7 @@ func (x *Exchange) appendHead(b []byte, body *attemptBody) []byte {
 	connection := r.Header["Connection"]
 	for name, values := range r.Header {
 		if hopByHop(name) || name == "Content-Length" || name == "Host" || isFamily(name, headerPrefix) ||
-			x.opts.Edge && (name == "Forwarded" || isFamily(name, forwardedPrefix)) ||
+			x.opts.Edge && x.dropsForwarded(name) ||
 			x.tunnel && name == ":protocol" ||
 			len(connection) > 0 && named(connection, name) {
 			continue
@@ -171,27 +170,6 @@ func appendValue(b []byte, value string) []byte {
 		if c := b[i]; c == '\r' || c == '\n' || c == 0 {
 			b[i] = ' '
 		}
-	}
-	return b
-}
-
-const forwardedPrefix = "X-Forwarded-"
-
-// appendForwarded says who the client is. X-Forwarded-* and Forwarded of the
-// client itself are dropped by the head's writer: anybody could write them.
-func (x *Exchange) appendForwarded(b []byte) []byte {
-	r := x.r
-	proto := "http"
-	if r.TLS != nil {
-		proto = "https"
-	}
-	if host, _, err := net.SplitHostPort(r.RemoteAddr); err == nil {
-		b = appendField(b, "X-Forwarded-For", host)
-	}
-	b = appendField(b, "X-Forwarded-Host", r.Host)
-	b = appendField(b, "X-Forwarded-Proto", proto)
-	if x.opts.Prefix != "" {
-		b = appendField(b, "X-Forwarded-Prefix", x.opts.Prefix)
 	}
 	return b
 }

@@ -20,8 +20,13 @@ func EnsureRequestID(r *http.Request) {
 		return
 	}
 	var id [16]byte
-	_, _ = rand.Read(id[:]) // never fails, see crypto/rand
+	randomBytes(id[:])
 	r.Header[HeaderRequestID] = []string{hex.EncodeToString(id[:])}
+}
+
+// randomBytes fills b with what nobody can guess.
+func randomBytes(b []byte) {
+	_, _ = rand.Read(b) // never fails, see crypto/rand
 }
 
 // validRequestID accepts visible ASCII without quotes.

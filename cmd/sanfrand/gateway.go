@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/netip"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -20,6 +21,9 @@ type gatewayFlags struct {
 	tlsAddress    string
 	tlsCertFile   string
 	tlsKeyFile    string
+	proxies       []string
+	accessLog     bool
+	series        int
 }
 
 func (f *gatewayFlags) add(cmd *cobra.Command) {
@@ -28,6 +32,22 @@ func (f *gatewayFlags) add(cmd *cobra.Command) {
 	flags.StringVar(&f.tlsAddress, "tls-listen-address", "", "host:port to serve functions on by TLS; empty: nowhere")
 	flags.StringVar(&f.tlsCertFile, "tls-cert-file", "", "certificate for --tls-listen-address, with its chain (PEM); read again when it changes")
 	flags.StringVar(&f.tlsKeyFile, "tls-key-file", "", "its private key (PEM)")
+	flags.StringSliceVar(&f.proxies, "trusted-proxies", nil, "IP ranges of proxies in front whose X-Forwarded-* and Forwarded headers are believed; others' are dropped")
+	flags.BoolVar(&f.accessLog, "access-log", false, "write a line of JSON to standard output for each request")
+	flags.IntVar(&f.series, "metrics-functions", router.DefaultFunctionSeries, "how many functions have metrics of their own; the others are \"other\" together")
+}
+
+// trusted parses --trusted-proxies.
+func (f *gatewayFlags) trusted() ([]netip.Prefix, error) {
+	var prefixes []netip.Prefix
+	for _, proxy := range f.proxies {
+		prefix, err := netip.ParsePrefix(proxy)
+		if err != nil {
+			return nil, fmt.Errorf("--trusted-proxies: %w", err)
+		}
+		prefixes = append(prefixes, prefix.Masked())
+	}
+	return prefixes, nil
 }
 
 // gatewayListener is one address of a gateway's.

@@ -64,6 +64,7 @@ func TestFlagsAreChecked(t *testing.T) {
 		{[]string{"router", "--control-plane=x:1", "--listen-address=256.0.0.1:1"}, "--listen-address"},
 		{[]string{"router", "--control-plane=x:1", "--listen-address=127.0.0.1:0", "--health-address=256.0.0.1:1"}, "--health-address"},
 		{[]string{"router", "--control-plane=x:1", "--listen-address=127.0.0.1:0", "--tls-listen-address=127.0.0.1:0", "--tls-cert-file=/nonexistent"}, "--tls-cert-file"},
+		{[]string{"router", "--control-plane=x:1", "--trusted-proxies=10.0.0.1"}, "--trusted-proxies"},
 		{[]string{"router", "extra", "--control-plane=x:1"}, "extra"},
 	} {
 		root := newRootCommand()

@@ -98,9 +98,28 @@ func (o *routerOptions) run(ctx context.Context) (err error) {
 	forwarder := router.NewForwarder(router.ForwarderConfig{Log: log})
 	defer forwarder.Close()
 	registry := newRegistry()
+	tracer, traces, err := tracing(ctx, log, "sanfran-gateway")
+	if err != nil {
+		return err
+	}
+	proxies, err := o.gateway.trusted()
+	if err != nil {
+		return err
+	}
+	// What goes on until the last request has ended.
+	var telling []process.Part
+	if traces != nil {
+		telling = append(telling, *traces)
+	}
+	var accessLog *router.AccessLog
+	if o.gateway.accessLog {
+		accessLog = router.NewAccessLog(os.Stdout, log)
+		telling = append(telling, process.Part{Name: "access log", Run: accessLog.Run})
+	}
 	gateway := router.NewGateway(router.GatewayConfig{
 		Table: table, Forwarder: forwarder, DefaultNamespace: o.defaultNamespace, HostSuffix: o.hostSuffix,
-		Node: o.nodeName, QueueMemory: o.queueMemory, Metrics: router.NewMetrics(registry), Log: log,
+		Node: o.nodeName, QueueMemory: o.queueMemory, TrustedProxies: proxies,
+		Metrics: router.NewMetrics(registry, o.gateway.series), AccessLog: accessLog, Tracer: tracer, Log: log,
 	})
 
 	if o.dataDir != "" {
@@ -130,6 +149,7 @@ func (o *routerOptions) run(ctx context.Context) (err error) {
 	log.Info("the gateway starts", "version", version, "address", listeners[0].Addr().String())
 	return process.Run(ctx, log, health,
 		process.Group{Name: "health", Parts: []process.Part{process.ServeHTTP("health", private, mux, time.Second)}},
+		process.Group{Name: "telling", Parts: telling},
 		process.Group{Name: "routes", Parts: []process.Part{
 			control.Identity,
 			{Name: "routes", Run: func(ctx context.Context) error { return untilDone(ctx, watcher.Run(ctx)) }},
