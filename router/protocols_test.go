@@ -324,9 +324,10 @@ func TestBrokenAnswersAreBroken(t *testing.T) {
 	})
 }
 
-// TestGigabytesInConstantMemory sends 2 GiB there and back again.
+// TestGigabytesInConstantMemory sends 2 GiB there and back again, with the race
+// detector 256 MiB.
 func TestGigabytesInConstantMemory(t *testing.T) {
-	const size = 2 << 30
+	const size = manyBytes
 	container, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
