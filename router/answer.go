@@ -41,11 +41,6 @@ func passHeaders(to, from http.Header) {
 	}
 }
 
-// writeStall is how long a client may leave an answer unread before it is cut off:
-// it keeps the function's container at work, and memory of its own. Beyond what
-// the kernel's buffers hold, that is.
-const writeStall = time.Minute
-
 // answer passes the upstream's answer on. It reports whether all of it came, so
 // that the connection can take another request; it panics with
 // http.ErrAbortHandler if the client is to see that something is missing.
@@ -100,7 +95,7 @@ func (x *Exchange) copyBody(control *http.ResponseController, res *http.Response
 	}
 	buffer := buffers.Get().(*[bufferSize]byte)
 	defer buffers.Put(buffer)
-	idles := x.idles()
+	idles, stall := x.idles(), x.forwarder.writeStall
 	var written int64
 	var stalls time.Time // when the write deadline was set
 	defer func() {
@@ -114,9 +109,9 @@ func (x *Exchange) copyBody(control *http.ResponseController, res *http.Response
 			x.clock.touch()
 		}
 		if n > 0 {
-			if now := time.Now(); written > 0 && now.Sub(stalls) > time.Second {
+			if now := time.Now(); written > 0 && now.Sub(stalls) > stall/8 {
 				stalls = now
-				_ = control.SetWriteDeadline(now.Add(writeStall)) // not of writers in tests
+				_ = control.SetWriteDeadline(now.Add(stall)) // not of writers in tests
 			}
 			if _, err := x.w.Write(buffer[:n]); err != nil {
 				return err

@@ -60,6 +60,10 @@ type ForwarderConfig struct {
 	// DialTimeout bounds connecting to an upstream. Default 2 s: the upstream
 	// is in the same cluster, and a dead one must not hold a request for long.
 	DialTimeout time.Duration
+	// WriteStall is how long a client may take nothing of an answer, beyond what the
+	// kernel's buffers hold, before it is cut off: it keeps the function's container at
+	// work. Default 1 min.
+	WriteStall time.Duration
 	// Log receives what went wrong with upstreams. Default slog.Default().
 	Log *slog.Logger
 }
@@ -69,6 +73,7 @@ type ForwarderConfig struct {
 type Forwarder struct {
 	upstreams   *upstreams
 	dialTimeout time.Duration
+	writeStall  time.Duration
 	log         *slog.Logger
 }
 
@@ -77,10 +82,13 @@ func NewForwarder(cfg ForwarderConfig) *Forwarder {
 	if cfg.DialTimeout == 0 {
 		cfg.DialTimeout = 2 * time.Second
 	}
+	if cfg.WriteStall == 0 {
+		cfg.WriteStall = time.Minute
+	}
 	if cfg.Log == nil {
 		cfg.Log = slog.Default()
 	}
-	return &Forwarder{upstreams: newUpstreams(), dialTimeout: cfg.DialTimeout, log: cfg.Log}
+	return &Forwarder{upstreams: newUpstreams(), dialTimeout: cfg.DialTimeout, writeStall: cfg.WriteStall, log: cfg.Log}
 }
 
 // Close closes the connections that no request uses. Requests that are still

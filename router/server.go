@@ -66,7 +66,7 @@ func NewServer(cfg ServerConfig) *Server {
 		MaxHeaderBytes:    cfg.MaxHeaderBytes,
 		Protocols:         protocols,
 		// A client of HTTP/2 that has gone without a word, or takes nothing.
-		HTTP2:       &http.HTTP2Config{MaxConcurrentStreams: 250, SendPingTimeout: 30 * time.Second, WriteByteTimeout: writeStall},
+		HTTP2:       &http.HTTP2Config{MaxConcurrentStreams: 250, SendPingTimeout: 30 * time.Second, WriteByteTimeout: time.Minute},
 		BaseContext: func(net.Listener) context.Context { return ctx },
 		// Clients' nonsense is theirs.
 		ErrorLog: slog.NewLogLogger(cfg.Log.Handler(), slog.LevelDebug),

@@ -33,6 +33,32 @@ func TestSlowClientsAreCutOff(t *testing.T) {
 	}
 }
 
+// TestWhoTakesNothingIsCutOff: a client that does not read its answer does not keep
+// the function.
+func TestWhoTakesNothingIsCutOff(t *testing.T) {
+	ended := make(chan struct{})
+	container := newBackend(t, func(_ *backend, w http.ResponseWriter, _ *http.Request) {
+		defer close(ended)
+		for block := make([]byte, 64<<10); ; {
+			if _, err := w.Write(block); err != nil {
+				return
+			}
+		}
+	})
+	table := NewTable()
+	mustApply(t, table, snapshotOf(warmRoute(container.address(), "127.0.0.1:1")))
+	forwarder := NewForwarder(ForwarderConfig{WriteStall: 50 * time.Millisecond})
+	t.Cleanup(forwarder.Close)
+	address := startServer(t, NewServer(ServerConfig{Handler: NewGateway(GatewayConfig{Table: table, Forwarder: forwarder})}), nil)
+	conn, err := net.Dial("tcp", address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	fmt.Fprint(conn, "GET /fn/hello HTTP/1.1\r\nHost: a\r\n\r\n")
+	<-ended
+}
+
 func TestHeaderBombsAreRefused(t *testing.T) {
 	address := startServer(t, NewServer(ServerConfig{Handler: http.HandlerFunc(func(http.ResponseWriter, *http.Request) { t.Error("it was served") })}), nil)
 	for name, bomb := range map[string]string{
