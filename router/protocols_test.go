@@ -486,6 +486,37 @@ func writeCertificate(t *testing.T, dir string, serial int64) (certFile, keyFile
 	return certFile, keyFile
 }
 
+// TestUpgradesPassTLS in both directions, each ending by itself.
+func TestUpgradesPassTLS(t *testing.T) {
+	certFile, keyFile := writeCertificate(t, t.TempDir(), 1)
+	certificate, err := LoadCertificate(certFile, keyFile, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	container := newBackend(t, takeOver)
+	address := startServer(t, NewServer(ServerConfig{Handler: newGateway(t, warmRoute(container.address(), "127.0.0.1:1"))}), certificate)
+	conn, err := tls.Dial("tcp", address, &tls.Config{InsecureSkipVerify: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	fmt.Fprint(conn, "GET /fn/hello HTTP/1.1\r\nHost: a\r\nConnection: keep-alive, Upgrade\r\nUpgrade: echo\r\n\r\nhello\n")
+	in := bufio.NewReader(conn)
+	res, err := http.ReadResponse(in, nil)
+	if err != nil || res.StatusCode != http.StatusSwitchingProtocols {
+		t.Fatal(res, err)
+	}
+	if line, err := in.ReadString('\n'); err != nil || line != "HELLO\n" {
+		t.Errorf("got %q, %v", line, err)
+	}
+	if err := conn.CloseWrite(); err != nil {
+		t.Fatal(err)
+	}
+	if rest, err := io.ReadAll(in); err != nil || string(rest) != "bye\n" {
+		t.Errorf("after the end: %q, %v", rest, err)
+	}
+}
+
 // TestWebSocketOverHTTP2 needs GODEBUG=http2xconnect=1 from the start of the
 // process, as the chart sets it.
 func TestWebSocketOverHTTP2(t *testing.T) {

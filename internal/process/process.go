@@ -135,22 +135,6 @@ func (r *running) stop(log *slog.Logger) []error {
 	return errs
 }
 
-// Lingering returns part with its stop delayed by d: for what must go on
-// answering until others have noticed that the process is not ready any more.
-// StopWithin of its group must be longer than d.
-func Lingering(part Part, d time.Duration) Part {
-	return Part{Name: part.Name, Run: func(ctx context.Context) error {
-		later, cancel := context.WithCancel(context.WithoutCancel(ctx))
-		defer cancel()
-		stop := context.AfterFunc(ctx, func() {
-			timer := time.AfterFunc(d, cancel)
-			context.AfterFunc(later, func() { timer.Stop() })
-		})
-		defer stop()
-		return part.Run(later)
-	}}
-}
-
 var signalsOnce sync.Once
 
 // WithSignals returns a context that ends at the first SIGTERM or SIGINT. A

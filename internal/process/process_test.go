@@ -114,21 +114,6 @@ func TestRunAbandonsWhatDoesNotStop(t *testing.T) {
 	})
 }
 
-func TestLingering(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		ctx, cancel := context.WithCancel(t.Context())
-		cancel()
-		begin := time.Now()
-		err := Run(ctx, quiet, nil, Group{Parts: []Part{Lingering(Part{Name: "a", Run: func(ctx context.Context) error {
-			<-ctx.Done()
-			return nil
-		}}, 2*time.Second)}})
-		if took := time.Since(begin); err != nil || took != 2*time.Second {
-			t.Errorf("stopped after %v with %v, want 2s", took, err)
-		}
-	})
-}
-
 func TestHealthHandler(t *testing.T) {
 	health := NewHealth()
 	var reason error
