@@ -95,7 +95,7 @@ func (x *Exchange) copyBody(control *http.ResponseController, res *http.Response
 	}
 	buffer := buffers.Get().(*[bufferSize]byte)
 	defer buffers.Put(buffer)
-	idles, stall := x.idles(), x.forwarder.writeStall
+	idles, stall := x.idles(), x.forwarder.clientStall
 	var written int64
 	var stalls time.Time // when the write deadline was set
 	defer func() {

@@ -60,10 +60,10 @@ type ForwarderConfig struct {
 	// DialTimeout bounds connecting to an upstream. Default 2 s: the upstream
 	// is in the same cluster, and a dead one must not hold a request for long.
 	DialTimeout time.Duration
-	// WriteStall is how long a client may take nothing of an answer, beyond what the
-	// kernel's buffers hold, before it is cut off: it keeps the function's container at
-	// work. Default 1 min.
-	WriteStall time.Duration
+	// ClientStall is how long a client may send nothing of a body before the answer, or
+	// take nothing of an answer beyond what the kernel's buffers hold. Then it is cut
+	// off, as it keeps the function's container at work. Default 1 min.
+	ClientStall time.Duration
 	// Log receives what went wrong with upstreams. Default slog.Default().
 	Log *slog.Logger
 }
@@ -73,7 +73,7 @@ type ForwarderConfig struct {
 type Forwarder struct {
 	upstreams   *upstreams
 	dialTimeout time.Duration
-	writeStall  time.Duration
+	clientStall time.Duration
 	log         *slog.Logger
 }
 
@@ -82,13 +82,13 @@ func NewForwarder(cfg ForwarderConfig) *Forwarder {
 	if cfg.DialTimeout == 0 {
 		cfg.DialTimeout = 2 * time.Second
 	}
-	if cfg.WriteStall == 0 {
-		cfg.WriteStall = time.Minute
+	if cfg.ClientStall == 0 {
+		cfg.ClientStall = time.Minute
 	}
 	if cfg.Log == nil {
 		cfg.Log = slog.Default()
 	}
-	return &Forwarder{upstreams: newUpstreams(), dialTimeout: cfg.DialTimeout, writeStall: cfg.WriteStall, log: cfg.Log}
+	return &Forwarder{upstreams: newUpstreams(), dialTimeout: cfg.DialTimeout, clientStall: cfg.ClientStall, log: cfg.Log}
 }
 
 // Close closes the connections that no request uses. Requests that are still
@@ -114,6 +114,7 @@ type Exchange struct {
 
 	// Of the current attempt:
 	upstream Upstream
+	sending  *sending // nil without a body
 	// broke: the upstream broke off before it answered; works: it answered.
 	broke, works bool
 
@@ -221,12 +222,9 @@ func (x *Exchange) try(upstream Upstream) Outcome {
 			return Spent
 		}
 	}
-	if x.badTarget() {
+	if problem := x.unsendable(); problem != nil {
 		x.w.Header().Set("Connection", "close")
-		WriteProblem(x.w, x.r, Problem{
-			Status: http.StatusBadRequest, Code: "BadTarget",
-			Message: "the request's path or query has a space or a control character; they are written as %20 and the like",
-		})
+		WriteProblem(x.w, x.r, *problem)
 		return Answered
 	}
 	buffer := heads.Get().(*[]byte)
@@ -262,15 +260,14 @@ func (x *Exchange) try(upstream Upstream) Outcome {
 // have seen it.
 func (x *Exchange) exchange(conn *upstreamConn, stop func() bool, body *attemptBody) Outcome {
 	reuse := false
-	var sending *sending
-	if body != nil {
-		sending = x.send(conn, body)
+	if x.sending = nil; body != nil {
+		x.sending = x.send(conn, body)
 	} else {
 		x.sent()
 	}
 	in := borrowReader(conn.TCPConn)
 	defer func() {
-		complete := sending.end()
+		complete := x.sending.end()
 		if stop() && reuse && complete && in.Buffered() == 0 {
 			x.forwarder.upstreams.put(conn)
 		} else {
@@ -281,7 +278,7 @@ func (x *Exchange) exchange(conn *upstreamConn, stop func() bool, body *attemptB
 	for {
 		res, err := in.response(x.r)
 		if err != nil {
-			return x.broken(sending, fmt.Errorf("read the answer: %w", err))
+			return x.broken(fmt.Errorf("read the answer: %w", err))
 		}
 		switch {
 		case res.StatusCode == http.StatusSwitchingProtocols:
@@ -291,14 +288,15 @@ func (x *Exchange) exchange(conn *upstreamConn, stop func() bool, body *attemptB
 			x.begins(res)
 			x.takeOver(res, conn, in)
 			return Answered
-		case res.StatusCode == http.StatusContinue && sending != nil:
-			sending.continued()
+		case res.StatusCode == http.StatusContinue && x.sending != nil:
+			x.sending.continued()
 		case res.StatusCode < 200:
 			x.interim(res)
 		default:
 			if refused, err := x.refused(res); err != nil {
 				return x.failed(err)
 			} else if refused {
+				x.sending.answered()
 				reuse = !res.Close && res.ContentLength == 0
 				return Refused
 			}
@@ -321,6 +319,7 @@ func (x *Exchange) exchange(conn *upstreamConn, stop func() bool, body *attemptB
 func (x *Exchange) begins(res *http.Response) {
 	x.works = true
 	x.place.leave()
+	x.sending.answered()
 	if x.clock.runs() {
 		x.clock.answer(res.StatusCode == http.StatusSwitchingProtocols)
 	}
@@ -380,14 +379,19 @@ func (x *Exchange) ended() bool {
 
 // broken ends an attempt whose answer did not come: because of the client, if its
 // body broke off first, or of the upstream.
-func (x *Exchange) broken(sending *sending, err error) Outcome {
-	clients := sending.clientError()
+func (x *Exchange) broken(err error) Outcome {
+	clients := x.sending.clientError()
 	if clients == nil || x.ctx.Err() != nil {
 		return x.failed(err)
 	}
 	problem := Problem{Status: http.StatusBadRequest, Code: "BadBody", Message: fmt.Sprintf("the request's body cannot be read: %v", clients)}
-	if errors.Is(clients, errBodyTooLarge) {
+	switch {
+	case errors.Is(clients, errBodyTooLarge):
 		problem = bodyTooLarge(x.opts.Policy.maxBody)
+	case errors.Is(clients, errBodyStalled):
+		problem.Status, problem.Code = http.StatusRequestTimeout, "BodyTimeout"
+		// Whoever waits for the body, the server too, is not to wait on.
+		_ = http.NewResponseController(x.w).SetReadDeadline(time.Now())
 	}
 	x.w.Header().Set("Connection", "close")
 	WriteProblem(x.w, x.r, problem)

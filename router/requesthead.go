@@ -52,7 +52,7 @@ func upgradeOf(h http.Header) string {
 }
 
 // appendHead appends the request line and the headers of the attempt. Whatever
-// would end a line early was refused by [badTarget] or by the server that parsed
+// would end a line early was refused by unsendable or by the server that parsed
 // the request; appendValue does not rely on it.
 func (x *Exchange) appendHead(b []byte, body *attemptBody) []byte {
 	r := x.r
@@ -140,10 +140,23 @@ func (x *Exchange) appendTarget(b []byte) []byte {
 	return b
 }
 
-// badTarget reports whether path or query have a byte that would end them in a
-// request line. HTTP/2 can carry some that HTTP/1.1 cannot.
-func (x *Exchange) badTarget() bool {
-	return ends(x.opts.Path) || ends(x.r.URL.RawQuery)
+// unsendable returns why a request cannot be one of HTTP/1.1, or nil.
+func (x *Exchange) unsendable() *Problem {
+	if x.r.Method == http.MethodConnect && !x.tunnel {
+		return noProxy()
+	}
+	// HTTP/2 can carry bytes that would end path or query in a request line.
+	if ends(x.opts.Path) || ends(x.r.URL.RawQuery) {
+		return &Problem{
+			Status: http.StatusBadRequest, Code: "BadTarget",
+			Message: "the request's path or query has a space or a control character; they are written as %20 and the like",
+		}
+	}
+	return nil
+}
+
+func noProxy() *Problem {
+	return &Problem{Status: http.StatusBadRequest, Code: "NoProxy", Message: "CONNECT is for proxies; functions are called by other methods"}
 }
 
 func ends(s string) bool {

@@ -5,6 +5,7 @@ import (
 	"io"
 	"net/http"
 	"strconv"
+	"sync"
 	"sync/atomic"
 	"time"
 )
@@ -33,6 +34,7 @@ type sending struct {
 	done    chan struct{}
 	// failed is why the client's body could not be read; see [sending.clientError].
 	failed atomic.Pointer[error]
+	stall  stall
 	// last is set before the last write of the body.
 	last atomic.Bool
 	// complete is written before done is closed.
@@ -45,12 +47,13 @@ func (x *Exchange) send(conn *upstreamConn, body *attemptBody) *sending {
 	if x.expects {
 		s.proceed = make(chan struct{})
 	}
-	go s.run()
+	go s.run(x.forwarder.clientStall)
 	return s
 }
 
-func (s *sending) run() {
+func (s *sending) run(within time.Duration) {
 	defer close(s.done)
+	defer s.stall.end()
 	if s.proceed != nil {
 		timer := time.NewTimer(continueWait)
 		defer timer.Stop()
@@ -61,6 +64,11 @@ func (s *sending) run() {
 			return
 		}
 	}
+	s.stall.begin(within, func() {
+		err := errBodyStalled
+		s.failed.CompareAndSwap(nil, &err)
+		_ = s.conn.Close()
+	})
 	var err error
 	if s.length > 0 {
 		err = s.sendLength()
@@ -83,9 +91,11 @@ func (s *sending) run() {
 
 // read notes errors of the client's.
 func (s *sending) read(p []byte) (int, error) {
+	s.stall.wait()
 	n, err := s.body.Read(p)
+	s.stall.over()
 	if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, errDetached) {
-		s.failed.Store(&err)
+		s.failed.CompareAndSwap(nil, &err)
 	}
 	return n, err
 }
@@ -197,4 +207,65 @@ func (s *sending) clientError() error {
 		return *err
 	}
 	return nil
+}
+
+// answered notes that the answer is there. A nil sending is over.
+func (s *sending) answered() {
+	if s != nil {
+		s.stall.end()
+	}
+}
+
+var errBodyStalled = errors.New("nothing of it has come for too long")
+
+// stall bounds each wait for a client's next bytes, until the answer is there: from
+// then on a client may have nothing to say for long.
+type stall struct {
+	mu     sync.Mutex
+	timer  *time.Timer
+	within time.Duration
+	// waiting: somebody waits now. ended: nobody is cut off any more.
+	waiting, ended bool
+}
+
+// begin says how long each wait may take, and what then happens, once. It is not
+// called concurrently with the waits.
+func (s *stall) begin(within time.Duration, cut func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ended {
+		return
+	}
+	s.within = within
+	s.timer = time.AfterFunc(within, func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if s.waiting && !s.ended {
+			s.ended = true
+			cut()
+		}
+	})
+}
+
+func (s *stall) wait() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.waiting = true; s.timer != nil && !s.ended {
+		s.timer.Reset(s.within)
+	}
+}
+
+func (s *stall) over() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.waiting = false
+}
+
+// end has no wait cut off any more.
+func (s *stall) end() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ended = true; s.timer != nil {
+		s.timer.Stop()
+	}
 }

@@ -104,7 +104,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	if r.Method == http.MethodConnect && !isTunnel(r) {
 		w.Header().Set("Connection", "close")
-		WriteProblem(w, r, Problem{Status: http.StatusBadRequest, Code: "NoProxy", Message: "CONNECT is for proxies; functions are at /fn/<name>"})
+		WriteProblem(w, r, *noProxy())
 		return
 	}
 	s.handler.ServeHTTP(w, r)

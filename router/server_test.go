@@ -47,7 +47,7 @@ func TestWhoTakesNothingIsCutOff(t *testing.T) {
 	})
 	table := NewTable()
 	mustApply(t, table, snapshotOf(warmRoute(container.address(), "127.0.0.1:1")))
-	forwarder := NewForwarder(ForwarderConfig{WriteStall: 50 * time.Millisecond})
+	forwarder := NewForwarder(ForwarderConfig{ClientStall: 50 * time.Millisecond})
 	t.Cleanup(forwarder.Close)
 	address := startServer(t, NewServer(ServerConfig{Handler: NewGateway(GatewayConfig{Table: table, Forwarder: forwarder})}), nil)
 	conn, err := net.Dial("tcp", address)
@@ -57,6 +57,49 @@ func TestWhoTakesNothingIsCutOff(t *testing.T) {
 	defer conn.Close()
 	fmt.Fprint(conn, "GET /fn/hello HTTP/1.1\r\nHost: a\r\n\r\n")
 	<-ended
+}
+
+// TestWhoSendsNothingIsCutOff: a client that does not go on with its body does not
+// keep the function; after the answer has begun it may be silent.
+func TestWhoSendsNothingIsCutOff(t *testing.T) {
+	ended := make(chan struct{}, 1)
+	container := newBackend(t, func(_ *backend, w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/first" {
+			_ = http.NewResponseController(w).EnableFullDuplex()
+			w.WriteHeader(200)
+			_ = http.NewResponseController(w).Flush()
+		}
+		_, _ = io.Copy(io.Discard, r.Body)
+		ended <- struct{}{}
+	})
+	table := NewTable()
+	mustApply(t, table, snapshotOf(warmRoute(container.address(), "127.0.0.1:1")))
+	const stall = 50 * time.Millisecond
+	forwarder := NewForwarder(ForwarderConfig{ClientStall: stall})
+	t.Cleanup(forwarder.Close)
+	everyProtocol(t, NewGateway(GatewayConfig{Table: table, Forwarder: forwarder}), func(t *testing.T, c client) {
+		for path, want := range map[string]int{"/then": http.StatusRequestTimeout, "/first": 200} {
+			body, say := io.Pipe()
+			r := c.request(t, "POST", path, body)
+			r.ContentLength = 10
+			go func() { _, _ = io.WriteString(say, "half ") }()
+			res := c.do(t, r)
+			if res.StatusCode != want {
+				t.Errorf("%s: status %d, want %d", path, res.StatusCode, want)
+			}
+			if want == 200 {
+				select {
+				case <-ended:
+					t.Errorf("%s: cut off after the answer had begun", path)
+				case <-time.After(3 * stall):
+				}
+				_, _ = io.WriteString(say, "whole")
+			}
+			say.Close()
+			<-ended
+			_, _ = io.Copy(io.Discard, res.Body)
+		}
+	})
 }
 
 func TestHeaderBombsAreRefused(t *testing.T) {
