@@ -29,7 +29,7 @@ func (e *limitError) problem() *Problem {
 }
 
 // clock ends one request when a limit of its policy has passed. Timers run in
-// goroutines of their own, and the Transport's tell of the request's progress.
+// goroutines of their own, and so does what sends a body.
 type clock struct {
 	policy *Policy
 	cancel context.CancelCauseFunc
