@@ -268,6 +268,40 @@ func TestIdleConnectionsAreSwept(t *testing.T) {
 	}
 }
 
+// TestHostileAnswers are the function's failure, not the gateway's.
+func TestHostileAnswers(t *testing.T) {
+	for name, c := range map[string]struct {
+		answer string
+		code   int // 0: it is broken off
+	}{
+		"no status":            {"HTTP/1.1 000 None\r\nContent-Length: 0\r\n\r\n", 502},
+		"99":                   {"HTTP/1.1 +99 None\r\nContent-Length: 0\r\n\r\n", 502},
+		"not HTTP":             {"SSH-2.0-OpenSSH_9.9\r\n", 502},
+		"an upgrade unasked":   {"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n", 502},
+		"interim without end":  {strings.Repeat("HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n", 40_000), 502},
+		"a head without end":   {"HTTP/1.1 200 OK\r\nX-Long: " + strings.Repeat("a", 2<<20), 502},
+		"lengths that differ":  {"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab", 502},
+		"a length of nonsense": {"HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n", 502},
+		"a chunk of nonsense":  {"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", 0},
+		"more than its length": {"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nabHTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil", 200},
+	} {
+		container := newFaultyUpstream(t, fault{read: -1, write: len(c.answer)}, c.answer)
+		gateway, forwarder := quietGateway(t, warmRoute(container.Addr().String(), "127.0.0.1:1"))
+		w, broken := recorded(gateway, httptest.NewRequest("GET", "/fn/hello", nil))
+		if broken != (c.code == 0) || !broken && w.Code != c.code || strings.Contains(w.Body.String(), "evil") {
+			t.Errorf("%s: %d %q, broken off: %v", name, w.Code, w.Body, broken)
+		}
+		if waits(forwarder.upstreams) {
+			t.Errorf("%s: the connection is kept", name)
+		}
+		if n := container.executed.Load(); n != 1 {
+			t.Errorf("%s: executed %d times", name, n)
+		}
+		forwarder.Close()
+		container.stop()
+	}
+}
+
 // quietGateway is a gateway whose warnings of broken upstreams are not the test's.
 func quietGateway(t testing.TB, pods ...*routesv1.Route) (http.Handler, *Forwarder) {
 	table := NewTable()

@@ -281,6 +281,8 @@ func (x *Exchange) exchange(conn *upstreamConn, stop func() bool, body *attemptB
 			return x.broken(fmt.Errorf("read the answer: %w", err))
 		}
 		switch {
+		case res.StatusCode < 100:
+			return x.failed(fmt.Errorf("read the answer: the status %d is none", res.StatusCode))
 		case res.StatusCode == http.StatusSwitchingProtocols:
 			if x.upgrade == "" || !strings.EqualFold(upgradeOf(res.Header), x.upgrade) {
 				return x.failed(fmt.Errorf("the container switched to %q, the client had asked for %q", res.Header.Get("Upgrade"), x.upgrade))
