@@ -8,6 +8,8 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -265,6 +267,32 @@ func TestIdleConnectionsAreSwept(t *testing.T) {
 	until(t, "the connection's end is seen", func() bool { return !waits(u) })
 	if u.clean(); len(u.idle) != 0 {
 		t.Errorf("%d addresses have connections that were closed", len(u.idle))
+	}
+}
+
+// TestI4ARealWorkerDies at moments of a request: it is never executed again.
+func TestI4ARealWorkerDies(t *testing.T) {
+	for path, brokenOff := range map[string]bool{"/before": false, "/within": true} {
+		file := filepath.Join(t.TempDir(), "executed")
+		route := realWorker(t, fmt.Sprintf(`module.exports = (req, res) => {
+			require('node:fs').appendFileSync(%q, 'x')
+			const die = () => process.kill(process.pid, 'SIGKILL')
+			if (req.url === '/before') die()
+			else { res.write('half'); setImmediate(() => setImmediate(die)) }
+		}`, file))
+		home := newFaultyUpstream(t, fault{serve: 100}, "")
+		route.HomeAddress = home.Addr().String()
+		gateway, forwarder := quietGateway(t, route)
+		w, broken := recorded(gateway, httptest.NewRequest("PUT", "/fn/hello"+path, strings.NewReader("body")))
+		// What was written may be lost with the process.
+		if broken && !brokenOff || !broken && w.Code != http.StatusBadGateway {
+			t.Errorf("%s: %d %q, broken off: %v", path, w.Code, w.Body, broken)
+		}
+		if executed, err := os.ReadFile(file); err != nil || string(executed) != "x" || home.executed.Load() != 0 {
+			t.Errorf("%s: executed %q (%v), by the home agent %d times", path, executed, err, home.executed.Load())
+		}
+		forwarder.Close()
+		home.stop()
 	}
 }
 
