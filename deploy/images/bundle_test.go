@@ -15,6 +15,8 @@ func TestWorkerIsBundledAndCompiled(t *testing.T) {
 	workerIn(t, dir, "const word = require('./word.js'); const load = require('./import.js'); module.exports = { boot: () => load(word) }")
 	write(t, filepath.Join(dir, "word.js"), "// h\u00e9\nmodule.exports = 'h\u00e9llo'")
 	write(t, filepath.Join(dir, "import.js"), "module.exports = (url) => import(url)")
+	write(t, filepath.Join(dir, "bundled.js"), "// reads both")
+	write(t, filepath.Join(dir, "compile.js"), "// writes one")
 	onPath(t, "npm", "exit 0")
 	worker, err := b.workerTree(t.Context(), dir)
 	if err != nil {
@@ -41,6 +43,17 @@ func TestWorkerIsBundledAndCompiled(t *testing.T) {
 	}
 	if runs, err := os.ReadFile(filepath.Join(b.cache, "runs")); err != nil || strings.Count(string(runs), "run") != 1 {
 		t.Errorf("compiled %q (%v), want once", runs, err)
+	}
+
+	write(t, filepath.Join(dir, "bundled.js"), "// reads both in another way")
+	if worker, err = b.workerTree(t.Context(), dir); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.bundleWorker(t.Context(), worker, []nodeRuntime{tiny}, []lock{pin}); err != nil {
+		t.Fatal(err)
+	}
+	if runs, err := os.ReadFile(filepath.Join(b.cache, "runs")); err != nil || strings.Count(string(runs), "run") != 2 {
+		t.Errorf("compiled %q (%v), want again when the programs that do it have changed", runs, err)
 	}
 }
 
