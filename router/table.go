@@ -49,9 +49,10 @@ type Pod struct {
 	Name     string
 	Function FunctionKey
 	Revision string
-	// Address is the pod's IP address, Port what it serves there.
-	Address netip.Addr
-	Port    uint16
+	// Address is the pod's IP address, Address6 its IPv6 one beside it, invalid if
+	// it has none; Port is what it serves there.
+	Address, Address6 netip.Addr
+	Port              uint16
 	// Exposed says whether the gateway may serve it.
 	Exposed bool
 	// Owner is the pod's top controller, Created when it was made, in seconds since
@@ -68,6 +69,13 @@ type Pod struct {
 	Instances []*Instance
 	// home is the home agent as the way to this pod.
 	home *endpoint
+}
+
+// Addresses yields the pod's IP addresses.
+func (p *Pod) Addresses(yield func(netip.Addr) bool) {
+	if yield(p.Address) && p.Address6.IsValid() {
+		yield(p.Address6)
+	}
 }
 
 // Instance is one leased container.
@@ -225,6 +233,12 @@ func (t *Table) podOf(route *routesv1.Route) (*Pod, error) {
 	if err != nil {
 		return nil, fmt.Errorf("route of pod %s/%s (%s): address: %w", route.GetNamespace(), route.GetPodName(), route.GetPodUid(), err)
 	}
+	var addr6 netip.Addr
+	if route.GetAddress6() != "" {
+		if addr6, err = netip.ParseAddr(route.GetAddress6()); err != nil {
+			return nil, fmt.Errorf("route of pod %s/%s (%s): address: %w", route.GetNamespace(), route.GetPodName(), route.GetPodUid(), err)
+		}
+	}
 	if route.GetPort() == 0 || route.GetPort() > 65535 {
 		return nil, fmt.Errorf("route of pod %s/%s (%s): port %d is not between 1 and 65535", route.GetNamespace(), route.GetPodName(), route.GetPodUid(), route.GetPort())
 	}
@@ -234,6 +248,7 @@ func (t *Table) podOf(route *routesv1.Route) (*Pod, error) {
 		Function:    FunctionKey{Namespace: route.GetNamespace(), Name: route.GetFunction()},
 		Revision:    route.GetRevision(),
 		Address:     addr.Unmap(),
+		Address6:    addr6,
 		Port:        uint16(route.GetPort()),
 		Exposed:     route.GetExposed(),
 		Owner:       route.GetOwner(),
@@ -277,13 +292,15 @@ func (t *Table) put(route *routesv1.Route, pod *Pod) {
 		if old.Function != pod.Function {
 			t.leaveFunction(old)
 		}
-		if old.Address != pod.Address {
+		if old.Address != pod.Address || old.Address6 != pod.Address6 {
 			t.leaveAddress(old)
 		}
 	}
 	t.routes[pod.UID] = route
 	t.pods.Store(pod.UID, pod)
-	t.addresses.Store(pod.Address, pod)
+	for addr := range pod.Addresses {
+		t.addresses.Store(addr, pod)
+	}
 	members := t.byFunction[pod.Function]
 	if members == nil {
 		members = make(map[string]*Pod)
@@ -306,10 +323,12 @@ func (t *Table) remove(uid string) *Pod {
 	return old
 }
 
-// leaveAddress frees a pod's address unless another pod has it by now.
+// leaveAddress frees a pod's addresses unless another pod has them by now.
 func (t *Table) leaveAddress(pod *Pod) {
-	if owner := t.Address(pod.Address); owner != nil && owner.UID == pod.UID {
-		t.addresses.Delete(pod.Address)
+	for addr := range pod.Addresses {
+		if owner := t.Address(addr); owner != nil && owner.UID == pod.UID {
+			t.addresses.Delete(addr)
+		}
 	}
 }
 

@@ -344,7 +344,7 @@ func (b *Books) updateRoute(p *pod) {
 	home := p.serving()
 	route := &routesv1.Route{
 		PodUid: p.uid(), Namespace: p.want.GetNamespace(), PodName: p.want.GetPodName(), Function: p.want.GetFunction(),
-		Revision: p.want.GetRevision(), Address: p.want.GetAddress(), Port: p.want.GetPort(), Exposed: p.public.GetExposed(),
+		Revision: p.want.GetRevision(), Address: p.want.GetAddress(), Address6: p.want.GetAddress6(), Port: p.want.GetPort(), Exposed: p.public.GetExposed(),
 		Owner: p.public.GetOwner(), CreatedUnix: p.public.GetCreatedUnix(), Policy: p.public.GetPolicy(),
 		HomeNode: home,
 	}

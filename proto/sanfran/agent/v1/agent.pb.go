@@ -768,7 +768,9 @@ type Assignment struct {
 	WorkingDir string `protobuf:"bytes,19,opt,name=working_dir,json=workingDir,proto3" json:"working_dir,omitempty"`
 	// A pod whose program listens by itself may be parked all the same, as a
 	// handler is: it has opted in, and is always restarted.
-	ParkServer    bool `protobuf:"varint,20,opt,name=park_server,json=parkServer,proto3" json:"park_server,omitempty"`
+	ParkServer bool `protobuf:"varint,20,opt,name=park_server,json=parkServer,proto3" json:"park_server,omitempty"`
+	// The pod's IPv6 address beside address; empty if it has none.
+	Address6      string `protobuf:"bytes,30,opt,name=address6,proto3" json:"address6,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -941,6 +943,13 @@ func (x *Assignment) GetParkServer() bool {
 		return x.ParkServer
 	}
 	return false
+}
+
+func (x *Assignment) GetAddress6() string {
+	if x != nil {
+		return x.Address6
+	}
+	return ""
 }
 
 // EnvVar is one resolved environment variable.
@@ -1989,7 +1998,7 @@ const file_sanfran_agent_v1_agent_proto_rawDesc = "" +
 	"\vassignments\x18\x01 \x03(\v2\x1c.sanfran.agent.v1.AssignmentR\vassignments\x12\x1e\n" +
 	"\n" +
 	"generation\x18\x02 \x01(\x04R\n" +
-	"generation\"\xbd\x05\n" +
+	"generation\"\xd9\x05\n" +
 	"\n" +
 	"Assignment\x12-\n" +
 	"\x05epoch\x18\x01 \x01(\v2\x17.sanfran.agent.v1.EpochR\x05epoch\x12\x17\n" +
@@ -2014,7 +2023,8 @@ const file_sanfran_agent_v1_agent_proto_rawDesc = "" +
 	"\vworking_dir\x18\x13 \x01(\tR\n" +
 	"workingDir\x12\x1f\n" +
 	"\vpark_server\x18\x14 \x01(\bR\n" +
-	"parkServer\"2\n" +
+	"parkServer\x12\x1a\n" +
+	"\baddress6\x18\x1e \x01(\tR\baddress6\"2\n" +
 	"\x06EnvVar\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value\"\xd2\x01\n" +

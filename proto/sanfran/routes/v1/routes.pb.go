@@ -306,7 +306,9 @@ type Route struct {
 	// policy, as while a Deployment rolls, the newest one's holds.
 	CreatedUnix int64 `protobuf:"varint,14,opt,name=created_unix,json=createdUnix,proto3" json:"created_unix,omitempty"`
 	// What its owner asks of the gateways; absent: nothing.
-	Policy        *Policy `protobuf:"bytes,15,opt,name=policy,proto3" json:"policy,omitempty"`
+	Policy *Policy `protobuf:"bytes,15,opt,name=policy,proto3" json:"policy,omitempty"`
+	// The pod's IPv6 address beside address; empty if it has none.
+	Address6      string `protobuf:"bytes,20,opt,name=address6,proto3" json:"address6,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -444,6 +446,13 @@ func (x *Route) GetPolicy() *Policy {
 		return x.Policy
 	}
 	return nil
+}
+
+func (x *Route) GetAddress6() string {
+	if x != nil {
+		return x.Address6
+	}
+	return ""
 }
 
 // Policy is how gateways treat requests for a function. What is zero or absent is
@@ -818,7 +827,7 @@ const file_sanfran_routes_v1_routes_proto_rawDesc = "" +
 	"\x06routes\x18\x01 \x03(\v2\x18.sanfran.routes.v1.RouteR\x06routes\"g\n" +
 	"\x05Delta\x124\n" +
 	"\bupserted\x18\x01 \x03(\v2\x18.sanfran.routes.v1.RouteR\bupserted\x12(\n" +
-	"\x10removed_pod_uids\x18\x02 \x03(\tR\x0eremovedPodUids\"\xd6\x03\n" +
+	"\x10removed_pod_uids\x18\x02 \x03(\tR\x0eremovedPodUids\"\xf2\x03\n" +
 	"\x05Route\x12\x17\n" +
 	"\apod_uid\x18\x01 \x01(\tR\x06podUid\x12\x1c\n" +
 	"\tnamespace\x18\x02 \x01(\tR\tnamespace\x12\x19\n" +
@@ -835,7 +844,8 @@ const file_sanfran_routes_v1_routes_proto_rawDesc = "" +
 	"\tinstances\x18\f \x03(\v2\x1b.sanfran.routes.v1.InstanceR\tinstances\x12\x14\n" +
 	"\x05owner\x18\r \x01(\tR\x05owner\x12!\n" +
 	"\fcreated_unix\x18\x0e \x01(\x03R\vcreatedUnix\x121\n" +
-	"\x06policy\x18\x0f \x01(\v2\x19.sanfran.routes.v1.PolicyR\x06policy\"\xa9\x04\n" +
+	"\x06policy\x18\x0f \x01(\v2\x19.sanfran.routes.v1.PolicyR\x06policy\x12\x1a\n" +
+	"\baddress6\x18\x14 \x01(\tR\baddress6\"\xa9\x04\n" +
 	"\x06Policy\x12B\n" +
 	"\x0fconnect_timeout\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\x0econnectTimeout\x12G\n" +
 	"\x12first_byte_timeout\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x10firstByteTimeout\x12I\n" +
