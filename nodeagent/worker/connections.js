@@ -6,7 +6,7 @@
 // function pod's own address: it needs no lease, and is treated as any Node.js
 // server treats its clients.
 
-const { canonicalAddress } = require('./lease.js')
+const { isOneOf } = require('./lease.js')
 
 const { setInterval, clearInterval } = globalThis
 const now = performance.now.bind(performance)
@@ -57,7 +57,7 @@ class Connection {
 /** All connections of one server. */
 class Connections {
   #activity
-  #podAddress = ''
+  #podAddresses = []
   #activated = false
   #sockets = new Set()
   #direct = new Map()
@@ -83,9 +83,9 @@ class Connections {
     return connection
   }
 
-  /** From now on connections to podAddress are direct, also those that stand. */
-  activate(podAddress) {
-    this.#podAddress = podAddress
+  /** From now on connections to podAddresses are direct, also those that stand. */
+  activate(podAddresses) {
+    this.#podAddresses = podAddresses
     this.#activated = true
     for (const socket of this.#sockets) this.#classify(socket, Stamp.get(socket))
   }
@@ -141,7 +141,7 @@ class Connections {
 
   #classify(socket, connection) {
     const local = socket.localAddress
-    if (this.#podAddress === '' || local === undefined || canonicalAddress(local) !== this.#podAddress) return
+    if (local === undefined || !isOneOf(this.#podAddresses, local)) return
     connection.direct = true
     this.#direct.set(socket, connection)
     this.#activity.change(0, 1)

@@ -13,14 +13,14 @@ const { charCodeAt } = String.prototype
  * @typedef {object} Lease
  * @property {string} id what Sanfran-Lease must say on a gateway's connection
  * @property {string} nonce what Sanfran-Refused says when a request is refused
- * @property {string} podAddress canonical address of the function pod, '' if it has none
+ * @property {string[]} podAddresses canonical addresses of the function pod, at most one of each family
  */
 
 /** Makes the lease that an activate message describes. */
 function leaseOf({ lease, nonce, podAddress }) {
   if (typeof lease !== 'string' || lease === '') throw new TypeError('activate: "lease" must be a non-empty string')
   if (typeof nonce !== 'string' || nonce === '') throw new TypeError('activate: "nonce" must be a non-empty string')
-  return { id: lease, nonce, podAddress: podAddress ? canonicalAddress(podAddress) : '' }
+  return { id: lease, nonce, podAddresses: podAddress ? podAddress.split(',').map(canonicalAddress) : [] }
 }
 
 /**
@@ -35,6 +35,14 @@ function canonicalAddress(address) {
   return net.isIPv4(mapped) ? mapped : canonical
 }
 
+/** Whether an address, as a socket shows it, is one of the canonical ones. */
+function isOneOf(addresses, address) {
+  if (addresses.length === 0) return false
+  const canonical = canonicalAddress(address)
+  for (let i = 0; i < addresses.length; i++) if (addresses[i] === canonical) return true
+  return false
+}
+
 /**
  * Compares two strings in a time that depends on their lengths alone, so that
  * nobody can guess a lease character by character.
@@ -46,4 +54,4 @@ function equalInConstantTime(secret, given) {
   return difference === 0
 }
 
-module.exports = { leaseOf, canonicalAddress, equalInConstantTime }
+module.exports = { leaseOf, canonicalAddress, isOneOf, equalInConstantTime }

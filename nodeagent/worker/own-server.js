@@ -6,7 +6,7 @@
 const { AsyncLocalStorage } = require('node:async_hooks')
 const http = require('node:http')
 
-const { canonicalAddress } = require('./lease.js')
+const { isOneOf } = require('./lease.js')
 const { Gate } = require('./gate.js')
 
 const { apply } = Reflect
@@ -21,7 +21,7 @@ class OwnServer {
   gate = null
   #server
   #handle
-  #podAddress
+  #podAddresses
   #activity
   #inContext // of the call of listen
 
@@ -37,7 +37,7 @@ class OwnServer {
   constructor(server, handle, { lease, connections, activity, draining }) {
     this.#server = server
     this.#handle = handle
-    this.#podAddress = lease.podAddress
+    this.#podAddresses = lease.podAddresses
     this.#activity = activity
     this.#inContext = AsyncLocalStorage.snapshot()
     if (isHTTP(server)) {
@@ -93,9 +93,8 @@ class OwnServer {
   }
 
   #isDirect(client) {
-    if (this.#podAddress === '') return false
     const local = {}
-    return client.getsockname(local) === 0 && canonicalAddress(local.address) === this.#podAddress
+    return client.getsockname(local) === 0 && isOneOf(this.#podAddresses, local.address)
   }
 }
 

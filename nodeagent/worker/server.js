@@ -95,7 +95,7 @@ class FunctionServer {
   /** Knows its lease from now on, and refuses all until `serve`. */
   activate(lease) {
     this.#lease = lease
-    this.#connections.activate(lease.podAddress)
+    this.#connections.activate(lease.podAddresses)
   }
 
   /** Answers with the handler from now on. */

@@ -54,8 +54,8 @@ type Activation struct {
 	Revision  string `json:"revision"`
 	// Entry is the folder (or file) of the function's code in the container.
 	Entry string `json:"entry"`
-	// PodAddress is the pod's IP address: connections whose local address it
-	// is need no lease id.
+	// PodAddress is the pod's IP address, with its IPv6 one behind a comma if it
+	// has both: connections whose local address it is need no lease id.
 	PodAddress string            `json:"podAddress"`
 	Port       int               `json:"port"`
 	Hostname   string            `json:"hostname"`

@@ -40,6 +40,13 @@ test('a pod address in IPv6 is recognized in any spelling', async (t) => {
   assert.equal((await request({ host: NODE_ADDRESS, port: container.port })).status, 421)
 })
 
+test('a pod has an address of each family', async (t) => {
+  const container = await serving(t, COUNTS, { host: '::', podAddress: `${POD_ADDRESS},0:0::1` })
+  assert.equal((await request({ host: '::1', port: container.port })).json, 1)
+  assert.equal((await container.direct({})).json, 2)
+  assert.equal((await request({ host: NODE_ADDRESS, port: container.port })).status, 421)
+})
+
 test('before activation and without a pod address nothing is direct', async (t) => {
   const container = await Container.start(t)
   const early = net.connect(container.port, POD_ADDRESS) // accepted before it is known to be direct
