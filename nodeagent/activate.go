@@ -161,7 +161,7 @@ func (p *pod) load(ctx context.Context, inst *instance, limits container.Resourc
 	loaded, err := w.conn.Activate(ctx, workerconn.Activation{
 		Lease: inst.lease, Nonce: inst.nonce,
 		Namespace: p.spec.Namespace, Function: p.spec.Function, Pod: p.spec.PodName, Revision: p.spec.Revision,
-		Entry: p.spec.Entry, PodAddress: p.spec.Address.String(), Port: int(p.spec.Port),
+		Entry: p.spec.Entry, PodAddress: p.spec.addressList(), Port: int(p.spec.Port),
 		Hostname: p.spec.hostname(), Env: p.spec.environment(), Command: p.spec.Command, WorkingDir: p.spec.WorkingDir,
 		LoadTimeout:  cfg.LoadTimeout,
 		CompileCache: inst.compiled.dir, CompileCacheFilled: inst.compiled.cache != nil,

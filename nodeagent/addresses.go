@@ -37,77 +37,83 @@ func (b *addressBook) lookup(addr netip.Addr) *pod {
 	return b.local[addr]
 }
 
-// claim makes an address that of a pod of this agent. The newest pod wins. If
-// there is a container that has outlived an earlier process, the address goes on
-// leading there.
+// claim makes its addresses those of a pod of this agent. The newest pod wins. If
+// there is a container that has outlived an earlier process, they go on leading
+// there.
 func (b *addressBook) claim(p *pod, o *outlived) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	addr := p.spec.Address
-	// An address that is not assigned is refused.
-	if o == nil || b.owner.Direct(addr, o.instance.warm.socket.File()) != nil {
-		if err := failpoint.After("address: assigned", b.owner.Assign(addr)); err != nil {
-			return err
+	for _, addr := range p.spec.addresses() {
+		// An address that is not assigned is refused.
+		if o == nil || b.owner.Direct(addr, o.instance.warm.socket.File()) != nil {
+			if err := failpoint.After("address: assigned", b.owner.Assign(addr)); err != nil {
+				return err
+			}
 		}
+		delete(b.held, addr)
+		b.local[addr] = p
 	}
-	delete(b.held, addr)
-	b.local[addr] = p
 	return nil
 }
 
-// hold leaves an address as it is, although no pod has it, until it is claimed or
-// no longer held.
-func (b *addressBook) hold(addr netip.Addr) {
+// hold leaves addresses as they are, although no pod has them, until they are
+// claimed or no longer held.
+func (b *addressBook) hold(addrs ...netip.Addr) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.held[addr] = true
-}
-
-// unhold is the other half of hold. It changes nothing that is not held.
-func (b *addressBook) unhold(addr netip.Addr) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.held[addr] {
-		delete(b.held, addr)
-		b.settle(addr)
+	for _, addr := range addrs {
+		b.held[addr] = true
 	}
 }
 
-// refresh leads a pod's address to where the pod is now. It is called after
+// unhold is the other half of hold. It changes nothing that is not held.
+func (b *addressBook) unhold(addrs ...netip.Addr) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, addr := range addrs {
+		if b.held[addr] {
+			delete(b.held, addr)
+			b.settle(addr)
+		}
+	}
+}
+
+// refresh leads a pod's addresses to where the pod is now. It is called after
 // every change; whatever order the calls come in, the last one sees the truth.
 func (b *addressBook) refresh(p *pod) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	addr := p.spec.Address
-	if b.local[addr] != p {
-		return
-	}
-	p.mu.Lock()
-	current := p.current
-	p.mu.Unlock()
-	var err error
-	if current != nil {
-		err = failpoint.After("address: directed", b.owner.Direct(addr, current.warm.socket.File()))
-	} else {
-		err = failpoint.After("address: parked", b.owner.Park(addr))
-	}
-	if err != nil {
-		// The agent's listener answers too, only less directly.
-		b.log.Error("a pod's address is not led to its container", "pod", p.spec.PodUID, "address", addr, "err", err)
+	for _, addr := range p.spec.addresses() {
+		if b.local[addr] != p {
+			continue
+		}
+		p.mu.Lock()
+		current := p.current
+		p.mu.Unlock()
+		var err error
+		if current != nil {
+			err = failpoint.After("address: directed", b.owner.Direct(addr, current.warm.socket.File()))
+		} else {
+			err = failpoint.After("address: parked", b.owner.Park(addr))
+		}
+		if err != nil {
+			// The agent's listener answers too, only less directly.
+			b.log.Error("a pod's address is not led to its container", "pod", p.spec.PodUID, "address", addr, "err", err)
+		}
 	}
 }
 
-// release gives up a withdrawn pod's address. If routes know it, its pod lives
+// release gives up a withdrawn pod's addresses. If routes know one, its pod lives
 // elsewhere by now, and this agent forwards.
 func (b *addressBook) release(p *pod) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	addr := p.spec.Address
-	if b.local[addr] != p {
-		return
+	for _, addr := range p.spec.addresses() {
+		if b.local[addr] == p {
+			delete(b.local, addr)
+			b.settle(addr)
+		}
 	}
-	delete(b.local, addr)
-	b.settle(addr)
 }
 
 // settle applies what is known of an address that no pod here has. The caller
@@ -132,19 +138,23 @@ func (b *addressBook) routesChanged(change router.Change) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for _, gone := range change.Removed {
-		// The address may have a new owner already.
-		if b.routed[gone.Address] == gone.UID {
-			delete(b.routed, gone.Address)
-			b.settle(gone.Address)
+		for addr := range gone.Addresses {
+			// The address may have a new owner already.
+			if b.routed[addr] == gone.UID {
+				delete(b.routed, addr)
+				b.settle(addr)
+			}
 		}
 	}
 	for _, pod := range change.Upserted {
-		before, known := b.routed[pod.Address]
-		b.routed[pod.Address] = pod.UID
-		if !known {
-			b.settle(pod.Address)
-		} else if before != pod.UID {
-			b.log.Debug("a function pod's address changed hands", "address", pod.Address, "from", before, "to", pod.UID)
+		for addr := range pod.Addresses {
+			before, known := b.routed[addr]
+			b.routed[addr] = pod.UID
+			if !known {
+				b.settle(addr)
+			} else if before != pod.UID {
+				b.log.Debug("a function pod's address changed hands", "address", addr, "from", before, "to", pod.UID)
+			}
 		}
 	}
 }

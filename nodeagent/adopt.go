@@ -242,7 +242,7 @@ func (a *Agent) endOutlived(o *outlived) {
 		r.Until = time.Now().Add(a.cfg.DrainGrace)
 		i.keepDraining(r.Until)
 	}
-	a.addresses.unhold(r.Address)
+	a.addresses.unhold(r.addresses()...)
 	log := a.logs.Pod(r.Namespace, r.PodName, r.PodUID)
 	i.warm.output.begin(log)
 	i.warm.output.take()

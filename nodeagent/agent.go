@@ -179,6 +179,11 @@ func (a *Agent) Run(ctx context.Context) (err error) {
 	defer bundles.Close()
 	a.bundles = bundles
 
+	// Until containers have ended, which is in node.close.
+	keeping, stop := context.WithCancel(context.WithoutCancel(ctx))
+	var kept sync.WaitGroup
+	kept.Go(func() { a.keepNode(keeping, node.parts) })
+	defer func() { stop(); kept.Wait() }()
 	return a.serve(ctx, edge, node.dataListener, node.podListener)
 }
 

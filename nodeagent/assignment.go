@@ -35,9 +35,10 @@ type Assignment struct {
 	PodName   string
 	Function  string
 	Revision  string
-	// Address is the pod's own; Port is the one its function is served on.
-	Address netip.Addr
-	Port    uint16
+	// Address is the pod's own, Address6 its IPv6 one beside it, invalid if it has
+	// none; Port is the one its function is served on.
+	Address, Address6 netip.Addr
+	Port              uint16
 	// Runtime names what its containers are made of, e.g. "node24".
 	Runtime string
 	// Entry is the folder of the code inside the container.
@@ -98,6 +99,8 @@ func (a *Assignment) validate() error {
 		return refuse("the namespace %.80q or the name %.300q is no plain word", a.Namespace, a.PodName)
 	case !a.Address.Is4():
 		return refuse("the address %v is not IPv4", a.Address)
+	case a.Address6.IsValid() && (!a.Address6.Is6() || a.Address6.Is4In6() || a.Address6.Zone() != ""):
+		return refuse("the address %v is not IPv6", a.Address6)
 	case a.Port == 0:
 		return refuse("no port")
 	case a.Runtime == "":
@@ -231,4 +234,16 @@ func isPlainWord(s string, most int) bool {
 		}
 	}
 	return true
+}
+
+// addresses are the pod's own, one or one of each family.
+func (a *Assignment) addresses() []netip.Addr { return validAddrs(a.Address, a.Address6) }
+
+// addressList is how the worker is told of them.
+func (a *Assignment) addressList() string {
+	var list []string
+	for _, addr := range a.addresses() {
+		list = append(list, addr.String())
+	}
+	return strings.Join(list, ",")
 }

@@ -12,6 +12,7 @@ import (
 	"sanfran.dev/internal/supervisor"
 	"sanfran.dev/nodeagent/container"
 	"sanfran.dev/nodeagent/logs"
+	"sanfran.dev/nodeagent/podaddress"
 )
 
 // Config is what an agent can be told. NodeName, NodeIP, WorkDir and Runtimes
@@ -20,14 +21,19 @@ type Config struct {
 	// NodeName is the Kubernetes node this agent runs on.
 	NodeName string
 	// NodeIP is the node's own IPv4 address: containers' sockets and the
-	// agent's listeners are bound to it.
-	NodeIP netip.Addr
+	// agent's listeners are bound to it. NodeIP6 is its IPv6 address, if it has
+	// one: the node calls function pods' IPv6 addresses from it.
+	NodeIP, NodeIP6 netip.Addr
 	// DataPort is where gateways and other agents send requests for this
 	// agent's pods (default 7070). PodPort is where connections to function
 	// pods' addresses are led that no container here answers (default 7071).
 	DataPort, PodPort uint16
-	// PodCIDR is the range of function pods' addresses (default 10.245.0.0/16).
-	PodCIDR netip.Prefix
+	// PodCIDR is the range of function pods' addresses (default 10.245.0.0/16),
+	// PodCIDR6 that of their IPv6 addresses; zero: they have none.
+	PodCIDR, PodCIDR6 netip.Prefix
+	// PodAddresses is how connections to them are led to sockets (default:
+	// whatever the kernel has).
+	PodAddresses podaddress.Way
 	// Runtimes are root filesystems by runtime name, e.g. "node24".
 	Runtimes map[string]string
 	// WorkDir is a folder of the agent's own. Every user must be able to pass
@@ -57,9 +63,10 @@ type Config struct {
 	// empty: the agent's own.
 	CgroupBase string
 	// Bridge and ContainerCIDR name the containers' network; empty: the
-	// defaults of package network.
-	Bridge        string
-	ContainerCIDR netip.Prefix
+	// defaults of package network. ContainerCIDR6 is their IPv6 range; zero: they
+	// have no IPv6.
+	Bridge                        string
+	ContainerCIDR, ContainerCIDR6 netip.Prefix
 	// Connections and NewConnections bound the connections that a container begins,
 	// at a time and in a second; 0: the defaults of package network.
 	Connections, NewConnections uint32
@@ -186,6 +193,10 @@ func (c Config) validate() error {
 		return errors.New("agent: no node name")
 	case !c.NodeIP.Is4() || c.NodeIP.IsUnspecified():
 		return fmt.Errorf("agent: node IP %v: give the node's own IPv4 address", c.NodeIP)
+	case c.NodeIP6.IsValid() && !c.NodeIP6.Is6():
+		return fmt.Errorf("agent: node's second IP %v: give its IPv6 address", c.NodeIP6)
+	case c.PodCIDR6.IsValid() && !c.PodCIDR6.Addr().Is6():
+		return fmt.Errorf("agent: second range of function pods' addresses %v: give one of IPv6", c.PodCIDR6)
 	case !filepath.IsAbs(c.WorkDir):
 		return fmt.Errorf("agent: work directory %q: give an absolute path", c.WorkDir)
 	case !filepath.IsAbs(c.CacheDir):
@@ -230,11 +241,16 @@ func (c Config) limits(own container.Resources) container.Resources {
 	return own
 }
 
+// podCIDRs are the ranges of function pods' addresses.
+func (c Config) podCIDRs() []netip.Prefix {
+	cidrs := []netip.Prefix{c.PodCIDR}
+	if c.PodCIDR6.IsValid() {
+		cidrs = append(cidrs, c.PodCIDR6)
+	}
+	return cidrs
+}
+
 // dataAddress is host:port of the data listener.
 func (c Config) dataAddress() string {
 	return c.NodeIP.String() + ":" + strconv.Itoa(int(c.DataPort))
-}
-
-func (c Config) podAddress() string {
-	return c.NodeIP.String() + ":" + strconv.Itoa(int(c.PodPort))
 }

@@ -247,6 +247,12 @@ func assignmentOf(m *agentv1.Assignment) *Assignment {
 	if addr, err := netip.ParseAddr(m.GetAddress()); err == nil {
 		a.Address = addr.Unmap()
 	}
+	if m.GetAddress6() != "" {
+		a.Address6, _ = netip.ParseAddr(m.GetAddress6())
+		if !a.Address6.IsValid() {
+			a.Address6 = a.Address // which is not IPv6
+		}
+	}
 	if m.GetPort() <= 65535 {
 		a.Port = uint16(m.GetPort())
 	}

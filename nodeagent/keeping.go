@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -96,7 +97,7 @@ type containerRecord struct {
 // leaseRecord is what it must know of a leased container.
 type leaseRecord struct {
 	PodUID, Namespace, PodName string
-	Address                    netip.Addr
+	Address, Address6          netip.Addr
 	// Work is the digest of what the pod asked for; Folder is the pod's own.
 	Work, Folder string
 	Lease, Nonce string
@@ -109,6 +110,13 @@ type leaseRecord struct {
 	CompileCacheKey string
 	// Until is when what it has must have finished; set while draining.
 	Until time.Time
+}
+
+func (r *leaseRecord) addresses() []netip.Addr { return validAddrs(r.Address, r.Address6) }
+
+// validAddrs leaves out what is not valid.
+func validAddrs(addrs ...netip.Addr) []netip.Addr {
+	return slices.DeleteFunc(addrs, func(a netip.Addr) bool { return !a.IsValid() })
 }
 
 // keptContainer keeps one container. A nil one keeps nothing.

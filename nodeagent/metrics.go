@@ -25,6 +25,7 @@ type metrics struct {
 	compileCache  *prometheus.CounterVec
 	compileWrites *prometheus.CounterVec
 	bundleFetches *prometheus.HistogramVec
+	mended        prometheus.Counter
 }
 
 // coldBuckets are finest around the few milliseconds an activation should take.
@@ -62,7 +63,9 @@ func newMetrics() *metrics {
 		Name: "sanfran_agent_compile_cache_writes_total", Help: "Compile caches that containers wrote: kept, small (not worth a mount), refused (not what Node.js writes), failed."}, []string{"result"})
 	m.bundleFetches = prometheus.NewHistogramVec(prometheus.HistogramOpts{
 		Name: "sanfran_agent_bundle_fetch_seconds", Help: "Time to fetch and unpack a bundle, by result: ok, failed.", Buckets: fetchBuckets}, []string{"result"})
-	m.registry.MustRegister(m.compileCache, m.compileWrites, m.bundleFetches)
+	m.mended = prometheus.NewCounter(prometheus.CounterOpts{
+		Name: "sanfran_agent_node_mended_total", Help: "Things of the agent's on its node (rules, routes) that somebody took away and that were put back."})
+	m.registry.MustRegister(m.compileCache, m.compileWrites, m.bundleFetches, m.mended)
 	m.registry.MustRegister(m.requests, m.refused, m.acquiring, m.loading, m.loadsFailed, m.ended, m.connected, m.loopDelay,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m

@@ -27,6 +27,8 @@ const cleanupTimeout = 30 * time.Second
 // node is everything the agent sets up on its node.
 type node struct {
 	dataListener, podListener net.Listener
+	// parts are looked after while the agent runs.
+	parts []reconciler
 	// undo takes down what stands, the last first.
 	undo []func(context.Context) error
 }
@@ -46,7 +48,7 @@ func openNode(ctx context.Context, a *Agent) (_ *node, err error) {
 		}
 	}()
 
-	sockets, err := socket.NewRange(ctx, socket.Config{NodeIP: cfg.NodeIP, FunctionCIDRs: []netip.Prefix{cfg.PodCIDR}})
+	sockets, err := socket.NewRange(ctx, socket.Config{NodeIP: cfg.NodeIP, FunctionCIDRs: cfg.podCIDRs()})
 	if err != nil {
 		return nil, err
 	}
@@ -95,8 +97,8 @@ func openNode(ctx context.Context, a *Agent) (_ *node, err error) {
 	}
 
 	networks, err := network.Open(ctx, network.Config{
-		Dir: filepath.Join(cfg.WorkDir, "netns"), Bridge: cfg.Bridge, CIDR: cfg.ContainerCIDR,
-		FunctionCIDRs: []netip.Prefix{cfg.PodCIDR}, DeniedPorts: append([]uint16{cfg.DataPort, cfg.PodPort}, network.DefaultDeniedPorts...),
+		Dir: filepath.Join(cfg.WorkDir, "netns"), Bridge: cfg.Bridge, CIDR: cfg.ContainerCIDR, CIDR6: cfg.ContainerCIDR6,
+		FunctionCIDRs: cfg.podCIDRs(), DeniedPorts: append([]uint16{cfg.DataPort, cfg.PodPort}, network.DefaultDeniedPorts...),
 		Connections: cfg.Connections, NewConnections: cfg.NewConnections, Logger: cfg.Log,
 	})
 	if err != nil {
@@ -114,20 +116,22 @@ func openNode(ctx context.Context, a *Agent) (_ *node, err error) {
 	}
 	legacy.connect(namespaces, closerOf(ctx), dialInspector)
 
-	if n.podListener, err = n.listen(ctx, a.keep, keptPodListener, cfg.podAddress()); err != nil {
+	if n.podListener, err = n.listen(a.keep, keptPodListener, netip.AddrPortFrom(cfg.NodeIP, cfg.PodPort), cfg.PodCIDR6.IsValid()); err != nil {
 		return nil, err
 	}
-	if n.dataListener, err = n.listen(ctx, a.keep, keptDataListener, cfg.dataAddress()); err != nil {
+	if n.dataListener, err = n.listen(a.keep, keptDataListener, netip.AddrPortFrom(cfg.NodeIP, cfg.DataPort), false); err != nil {
 		return nil, err
 	}
 	owner, err := podaddress.Open(ctx, podaddress.Config{
-		CIDR: cfg.PodCIDR, PinDir: cfg.PinDir, Listener: n.podListener.(syscall.Conn), Source: cfg.NodeIP, Logger: cfg.Log,
+		CIDRs: cfg.podCIDRs(), Way: cfg.PodAddresses, PinDir: cfg.PinDir, Listener: n.podListener.(syscall.Conn),
+		Sources: validAddrs(cfg.NodeIP, cfg.NodeIP6), Logger: cfg.Log,
 	})
 	if err != nil {
 		return nil, err
 	}
 	n.undo = append(n.undo, owner.Uninstall)
 	failpoint.Here("node: pod addresses owned")
+	n.parts = []reconciler{sockets, networks, owner}
 	a.addresses = newAddressBook(owner, cfg.Log)
 
 	s := &starter{
@@ -170,10 +174,10 @@ func closerOf(ctx context.Context) func(*network.Namespace) func() error {
 }
 
 // listen opens a listener that outlives this process, or goes on with it.
-func (n *node) listen(ctx context.Context, keep *keeper, name, address string) (net.Listener, error) {
-	l, err := keep.listener(name, func() (net.Listener, error) { return listen(ctx, address) })
+func (n *node) listen(keep *keeper, name string, address netip.AddrPort, bothFamilies bool) (net.Listener, error) {
+	l, err := keep.listener(name, func() (net.Listener, error) { return socket.Listen(address, bothFamilies) })
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("is another agent running on this node? %w", err)
 	}
 	n.undo = append(n.undo, func(context.Context) error {
 		keep.forget(name)
@@ -192,18 +196,6 @@ func (n *node) close() error {
 		failpoint.Here("node: one more thing taken down")
 	}
 	return errors.Join(errs...)
-}
-
-// listen opens a plain TCP listener: the kernel's socket maps refuse multipath
-// TCP, which is Go's default.
-func listen(ctx context.Context, address string) (net.Listener, error) {
-	var config net.ListenConfig
-	config.SetMultipathTCP(false)
-	l, err := config.Listen(ctx, "tcp4", address)
-	if err != nil {
-		return nil, fmt.Errorf("listen on %s (is another agent running on this node?): %w", address, err)
-	}
-	return l, nil
 }
 
 // closeListener closes a listener that its server may have closed already.

@@ -25,7 +25,7 @@ func (ps *pods) wait(o *outlived) bool {
 		return false
 	}
 	ps.adopted[o.lease.PodUID] = o
-	ps.agent.addresses.hold(o.lease.Address)
+	ps.agent.addresses.hold(o.lease.addresses()...)
 	return true
 }
 
@@ -197,7 +197,7 @@ func workOf(a *Assignment) string {
 func (p *pod) leaseRecord(i *instance) leaseRecord {
 	return leaseRecord{
 		PodUID: p.spec.PodUID, Namespace: p.spec.Namespace, PodName: p.spec.PodName,
-		Address: p.spec.Address, Work: p.work, Folder: filepath.Base(p.dir), Lease: i.lease, Nonce: i.nonce, LeasedAt: i.leasedAt,
+		Address: p.spec.Address, Address6: p.spec.Address6, Work: p.work, Folder: filepath.Base(p.dir), Lease: i.lease, Nonce: i.nonce, LeasedAt: i.leasedAt,
 	}
 }
 

@@ -171,10 +171,14 @@ func etcFiles(a *Assignment) map[string]string {
 		fmt.Fprintf(&resolv, "options %s\n", strings.Join(a.DNS.Options, " "))
 	}
 	hostname := a.hostname()
+	hosts := "127.0.0.1\tlocalhost\n::1\tlocalhost\n"
+	for _, addr := range a.addresses() {
+		hosts += fmt.Sprintf("%s\t%s\n", addr, hostname)
+	}
 	return map[string]string{
 		"/etc/resolv.conf": resolv.String(),
 		"/etc/hostname":    hostname + "\n",
-		"/etc/hosts":       fmt.Sprintf("127.0.0.1\tlocalhost\n::1\tlocalhost\n%s\t%s\n", a.Address, hostname),
+		"/etc/hosts":       hosts,
 	}
 }
 

@@ -17,15 +17,17 @@ import (
 	"sanfran.dev/internal/supervisor"
 	"sanfran.dev/nodeagent"
 	"sanfran.dev/nodeagent/network"
+	"sanfran.dev/nodeagent/podaddress"
 	"sanfran.dev/provider"
 )
 
 type agentOptions struct {
 	log           logFlags
 	connection    connectionFlags
-	nodeIP        string
-	podCIDR       string
-	networkCIDR   string
+	nodeIPs       []string
+	podCIDRs      []string
+	networkCIDRs  []string
+	podAddresses  string
 	runtimesDir   string
 	runtimes      map[string]string
 	healthAddress string
@@ -62,7 +64,7 @@ SanFran's CA ConfigMap, --control-plane-name <service>.<namespace>.svc.`,
 	o.connection.add(cmd)
 	flags, c := cmd.Flags(), &o.config
 	flags.StringVar(&c.NodeName, "node-name", "", "Kubernetes node the agent runs on (required)")
-	flags.StringVar(&o.nodeIP, "node-ip", "", "the node's own IPv4 address (required)")
+	flags.StringSliceVar(&o.nodeIPs, "node-ip", nil, "the node's own IPv4 address, and its IPv6 address behind a comma, in any order (required)")
 	flags.StringVar(&c.WorkDir, "work-dir", "/run/sanfran", "folder of the agent's own; every user must be able to pass through it")
 	flags.StringVar(&c.CacheDir, "cache-dir", "", "folder of the agent's own on a disk, for what can be made again (default: a folder in --work-dir)")
 	flags.Int64Var(&c.CompileCacheBytes, "compile-cache-bytes", 512<<20, "most that V8's compiled code of all functions takes in --cache-dir")
@@ -72,8 +74,9 @@ SanFran's CA ConfigMap, --control-plane-name <service>.<namespace>.svc.`,
 	flags.StringVar(&c.OCIRuntime, "oci-runtime", "crun", "what makes the containers: crun or runc, a path or a name on PATH")
 	flags.StringVar(&o.runtimesDir, "runtimes-dir", "/usr/share/sanfran/rootfs", "folder of root filesystems, one folder each, named by its runtime")
 	flags.StringToStringVar(&o.runtimes, "runtime", nil, "name=folder of a single root filesystem, in place of --runtimes-dir; may be given several times")
-	flags.StringVar(&o.podCIDR, "pod-cidr", "10.245.0.0/16", "range of function pods' addresses")
-	flags.StringVar(&o.networkCIDR, "network-cidr", "", "range of the containers' own network on this node (default: the agent's choice)")
+	flags.StringSliceVar(&o.podCIDRs, "pod-cidr", []string{"10.245.0.0/16"}, "range of function pods' addresses, and one of IPv6 behind a comma")
+	flags.StringSliceVar(&o.networkCIDRs, "network-cidr", nil, "range of the containers' own network on this node (default: the agent's choice), and one of IPv6 behind a comma (default: none)")
+	flags.StringVar(&o.podAddresses, "pod-addresses", string(podaddress.Auto), "how connections to function pods' addresses are led: sk_lookup (BPF, Linux 5.9), tproxy (nftables), or auto: sk_lookup where the kernel has it")
 	flags.Uint16Var(&c.DataPort, "data-port", 7070, "port for requests from gateways and other agents")
 	flags.Uint16Var(&c.PodPort, "pod-address-port", 7071, "port where connections to parked pods' addresses are led")
 	flags.StringVar(&o.healthAddress, "health-address", ":7072", "host:port of /healthz, /readyz and /metrics")
@@ -167,17 +170,16 @@ func (o *agentOptions) run(ctx context.Context) (err error) {
 
 // complete parses the flags that are more than words and numbers.
 func (o *agentOptions) complete() (err error) {
-	if o.config.NodeIP, err = netip.ParseAddr(o.nodeIP); err != nil {
+	if o.config.NodeIP, o.config.NodeIP6, err = bothFamilies(o.nodeIPs, netip.ParseAddr, netip.Addr.Is4); err != nil {
 		return fmt.Errorf("--node-ip: %w", err)
 	}
+	o.config.PodAddresses = podaddress.Way(o.podAddresses)
 	o.config.DefaultRuntime = provider.DefaultRuntime
-	if o.config.PodCIDR, err = netip.ParsePrefix(o.podCIDR); err != nil {
+	if o.config.PodCIDR, o.config.PodCIDR6, err = bothFamilies(o.podCIDRs, netip.ParsePrefix, isPrefix4); err != nil {
 		return fmt.Errorf("--pod-cidr: %w", err)
 	}
-	if o.networkCIDR != "" {
-		if o.config.ContainerCIDR, err = netip.ParsePrefix(o.networkCIDR); err != nil {
-			return fmt.Errorf("--network-cidr: %w", err)
-		}
+	if o.config.ContainerCIDR, o.config.ContainerCIDR6, err = bothFamilies(o.networkCIDRs, netip.ParsePrefix, isPrefix4); err != nil {
+		return fmt.Errorf("--network-cidr: %w", err)
 	}
 	if o.config.EventLoopLimit == 0 {
 		o.config.EventLoopLimit = -1 // there, 0 is the default

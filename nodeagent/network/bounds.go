@@ -62,7 +62,7 @@ func first() []expr.Any {
 // the set keeps for each.
 func perSource(set *nftables.Set, operation uint32, limit expr.Any) []expr.Any {
 	return []expr.Any{
-		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: sourceOffset, Len: 4},
+		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: sourceOffset4, Len: 4},
 		&expr.Dynset{SrcRegKey: 1, SetName: set.Name, SetID: set.ID, Operation: operation, Exprs: []expr.Any{limit}},
 	}
 }

@@ -15,7 +15,9 @@
 //	and agents on any node                  no
 //
 // Nothing opens connections into a container this way: requests reach it through
-// the listening socket it inherits (package socket). There is no IPv6 on eth0.
+// the listening socket it inherits (package socket). There is IPv6 on eth0 only where
+// it was asked for and the node has some itself; it leaves the node under the node's
+// address as IPv4 does.
 //
 // The table only narrows: another table's drop still drops. Open says so in the
 // log where one would.

@@ -24,6 +24,10 @@ const (
 	nodeAddr     = "192.0.2.2"
 	worldAddr    = "192.0.2.1"
 	metadataAddr = "169.254.169.254"
+
+	nodeAddr6     = "2001:db8::2"
+	worldAddr6    = "2001:db8::1"
+	metadataAddr6 = "fd00:ec2::254"
 )
 
 // world is the file of the world's namespace.
@@ -71,7 +75,7 @@ func makeWorld() error {
 		if err := links.LinkAdd(&netlink.Veth{LinkAttrs: attrs, PeerName: "uplink", PeerNamespace: netlink.NsFd(int(node.Fd()))}); err != nil {
 			return err
 		}
-		return up(links, map[string][]string{"lo": nil, "node": {worldAddr + "/24", metadataAddr + "/32"}})
+		return up(links, map[string][]string{"lo": nil, "node": {worldAddr + "/24", metadataAddr + "/32", worldAddr6 + "/64", metadataAddr6 + "/128"}})
 	}); err != nil {
 		return err
 	}
@@ -80,10 +84,10 @@ func makeWorld() error {
 		return err
 	}
 	defer links.Close()
-	if err := up(links, map[string][]string{"lo": nil, "uplink": {nodeAddr + "/24"}}); err != nil {
+	if err := up(links, map[string][]string{"lo": nil, "uplink": {nodeAddr + "/24", nodeAddr6 + "/64"}}); err != nil {
 		return err
 	}
-	return links.RouteAdd(&netlink.Route{Gw: net.ParseIP(worldAddr)})
+	return errors.Join(links.RouteAdd(&netlink.Route{Gw: net.ParseIP(worldAddr)}), links.RouteAdd(&netlink.Route{Gw: net.ParseIP(worldAddr6)}))
 }
 
 func up(links *netlink.Handle, addrs map[string][]string) error {
@@ -96,6 +100,9 @@ func up(links *netlink.Handle, addrs map[string][]string) error {
 			addr, err := netlink.ParseAddr(text)
 			if err != nil {
 				return err
+			}
+			if addr.IP.To4() == nil {
+				addr.Flags = unix.IFA_F_NODAD
 			}
 			if err := links.AddrAdd(link, addr); err != nil {
 				return err

@@ -6,7 +6,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -229,7 +228,7 @@ func (n *Network) configureInside(ns *Namespace) error {
 	}
 	defer links.Close()
 	// Before eth0 exists; lo keeps ::1.
-	if err := writeSysctl("net/ipv6/conf/default/disable_ipv6", "1"); err != nil && !errors.Is(err, os.ErrNotExist) {
+	if err := n.setIPv6("default"); err != nil {
 		return err
 	}
 	// As Kubernetes does for ordinary pods: no port needs a privilege.
@@ -254,15 +253,22 @@ func (n *Network) configureInside(ns *Namespace) error {
 	if err != nil {
 		return fmt.Errorf("%s inside: %w", containerInterface, err)
 	}
-	address := &netlink.Addr{IPNet: &net.IPNet{IP: ns.Addr.AsSlice(), Mask: net.CIDRMask(n.config.CIDR.Bits(), 32)}}
-	if err := links.AddrAdd(inner, address); err != nil {
-		return fmt.Errorf("address %v inside: %w", ns.Addr, err)
+	addrs := []netip.Addr{ns.Addr}
+	if n.config.CIDR6.IsValid() {
+		addrs = append(addrs, n.address6(ns.Addr))
+	}
+	for i, cidr := range n.config.cidrs() {
+		if err := links.AddrAdd(inner, addressIn(cidr, addrs[i])); err != nil {
+			return fmt.Errorf("address %v inside: %w", addrs[i], err)
+		}
 	}
 	if err := links.LinkSetUp(inner); err != nil {
 		return fmt.Errorf("%s inside: %w", containerInterface, err)
 	}
-	if err := links.RouteAdd(&netlink.Route{LinkIndex: inner.Attrs().Index, Gw: n.gateway.AsSlice()}); err != nil {
-		return fmt.Errorf("default route inside: %w", err)
+	for _, cidr := range n.config.cidrs() {
+		if err := links.RouteAdd(&netlink.Route{LinkIndex: inner.Attrs().Index, Gw: cidr.Addr().Next().AsSlice()}); err != nil {
+			return fmt.Errorf("default route inside: %w", err)
+		}
 	}
 	return nil
 }

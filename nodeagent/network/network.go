@@ -15,6 +15,7 @@ import (
 	"github.com/vishvananda/netlink"
 
 	"sanfran.dev/internal/failpoint"
+	"sanfran.dev/nodeagent/nftable"
 )
 
 // Defaults of Config.
@@ -36,6 +37,9 @@ var DefaultDenied = []netip.Prefix{
 	netip.MustParsePrefix("169.254.0.0/16"),
 	netip.MustParsePrefix("100.100.100.200/32"),
 	netip.MustParsePrefix("168.63.129.16/32"),
+	netip.MustParsePrefix("fd00:ec2::/32"),       // AWS
+	netip.MustParsePrefix("fd20:ce::254/128"),    // Google
+	netip.MustParsePrefix("fd00:c1::a9fe:0/112"), // Oracle
 }
 
 // DefaultDeniedPorts are the kubelet's ports and those of the agent.
@@ -51,6 +55,11 @@ type Config struct {
 	// CIDR is the range of containers' addresses, DefaultCIDR if zero. The
 	// first address of it is the bridge's.
 	CIDR netip.Prefix
+	// CIDR6 is the range of containers' IPv6 addresses, unique local ones (RFC
+	// 4193) between a /64 and a /96 in size: they never leave the node either. The first
+	// after its network's own is the bridge's. Zero: containers have no IPv6, nor
+	// have they any on a node that has none itself.
+	CIDR6 netip.Prefix
 	// FunctionCIDRs are function pods' addresses, which containers may call.
 	FunctionCIDRs []netip.Prefix
 	// DNS are name servers that containers may ask on port 53 even at an address
@@ -113,22 +122,35 @@ func (c Config) validate() error {
 	if !c.CIDR.Addr().Is4() || c.CIDR.Bits() > 30 || c.CIDR.Bits() < 8 || c.CIDR != c.CIDR.Masked() {
 		return fmt.Errorf("containers' range %v: give an IPv4 CIDR between /8 and /30 without host bits, such as %s", c.CIDR, DefaultCIDR)
 	}
+	if c.CIDR6.IsValid() && (!c.CIDR6.Addr().Is6() || c.CIDR6.Addr().Is4In6() || c.CIDR6.Bits() < 64 || c.CIDR6.Bits() > 96 || c.CIDR6 != c.CIDR6.Masked()) {
+		return fmt.Errorf("containers' IPv6 range %v: give a CIDR between /64 and /96 without host bits, such as fd53:616e:4672:616e::/64", c.CIDR6)
+	}
 	for _, prefix := range append(append([]netip.Prefix(nil), c.FunctionCIDRs...), c.Denied...) {
-		if !prefix.IsValid() || !prefix.Addr().Is4() {
-			return fmt.Errorf("range %v in the rules for containers is not IPv4", prefix)
+		if !prefix.IsValid() || prefix.Addr().Is4In6() {
+			return fmt.Errorf("range %v in the rules for containers is none", prefix)
 		}
 	}
 	for _, cidr := range c.FunctionCIDRs {
-		if cidr.Overlaps(c.CIDR) {
-			return fmt.Errorf("containers' range %v overlaps with function pods' range %v; choose another", c.CIDR, cidr)
+		for _, own := range c.cidrs() {
+			if cidr.Overlaps(own) {
+				return fmt.Errorf("containers' range %v overlaps with function pods' range %v; choose another", own, cidr)
+			}
 		}
 	}
 	for _, addr := range c.DNS {
-		if !addr.Is4() {
-			return fmt.Errorf("name server %v in the rules for containers is not IPv4", addr)
+		if !addr.IsValid() || addr.Is4In6() {
+			return fmt.Errorf("name server %v in the rules for containers is no address", addr)
 		}
 	}
 	return nil
+}
+
+// cidrs are containers' ranges.
+func (c Config) cidrs() []netip.Prefix {
+	if c.CIDR6.IsValid() {
+		return []netip.Prefix{c.CIDR, c.CIDR6}
+	}
+	return []netip.Prefix{c.CIDR}
 }
 
 // Network makes and removes the network namespaces of one node's containers. Its
@@ -139,6 +161,7 @@ type Network struct {
 	host    *os.File // the node's network namespace
 	links   *netlink.Handle
 	addrs   *addresses
+	rules   *nftable.Watched
 
 	mu   sync.Mutex
 	open map[string]*Namespace
@@ -154,6 +177,16 @@ func Open(ctx context.Context, config Config) (_ *Network, err error) {
 	}
 	if err := os.MkdirAll(config.Dir, 0o700); err != nil {
 		return nil, fmt.Errorf("folder of network namespaces: %w", err)
+	}
+	if config.CIDR6.IsValid() {
+		has, err := nodeHasIPv6()
+		if err != nil {
+			return nil, err
+		}
+		if !has {
+			config.Logger.WarnContext(ctx, "containers get no IPv6: the node has no global IPv6 address", "cidr", config.CIDR6)
+			config.CIDR6 = netip.Prefix{}
+		}
 	}
 	if err := preflight(config); err != nil {
 		return nil, err
@@ -175,9 +208,10 @@ func Open(ctx context.Context, config Config) (_ *Network, err error) {
 	if n.links, err = netlink.NewHandle(); err != nil {
 		return nil, fmt.Errorf("netlink: %w", err)
 	}
-	if err := failpoint.After("network: rules installed", installRules(config)); err != nil {
+	if n.rules, err = installRules(config); err != nil {
 		return nil, err
 	}
+	failpoint.Here("network: rules installed")
 	if n.config.MTU == 0 {
 		if n.config.MTU, err = n.defaultMTU(); err != nil {
 			return nil, err
@@ -189,12 +223,47 @@ func Open(ctx context.Context, config Config) (_ *Network, err error) {
 	if err := writeSysctl("net/ipv4/ip_forward", "1"); err != nil {
 		return nil, err
 	}
+	if config.CIDR6.IsValid() {
+		if err := forwardIPv6(); err != nil {
+			return nil, err
+		}
+	}
 	for _, chain := range forwardDrops() {
 		config.Logger.WarnContext(ctx, "another table drops what it does not know on its way through the node; containers may have no egress until it accepts what comes from the bridge, and replies to it",
 			"chain", chain, "bridge", config.Bridge)
 	}
-	config.Logger.InfoContext(ctx, "containers' network is up", "bridge", config.Bridge, "cidr", config.CIDR, "mtu", n.config.MTU)
+	config.Logger.InfoContext(ctx, "containers' network is up", "bridge", config.Bridge, "cidrs", config.cidrs(), "mtu", n.config.MTU)
 	return n, nil
+}
+
+// Reconcile puts back what somebody else has taken away of what all containers
+// share, and says what that was; nothing if all is there. What a container's own
+// namespace has nobody else changes.
+func (n *Network) Reconcile(ctx context.Context) (mended []string, err error) {
+	if err := ctx.Err(); err != nil {
+		return nil, fmt.Errorf("reconcile containers' network: %w", err)
+	}
+	intact, err := n.rules.Intact()
+	if err != nil {
+		return nil, err
+	}
+	if !intact {
+		if n.rules, err = installRules(n.config); err != nil {
+			return nil, err
+		}
+		mended = append(mended, "nftables table inet "+TableName)
+	}
+	there, err := n.bridgeHasAddresses()
+	if err != nil {
+		return mended, err
+	}
+	if !there {
+		if err := n.ensureBridge(); err != nil {
+			return mended, err
+		}
+		mended = append(mended, "addresses of the bridge "+n.config.Bridge)
+	}
+	return mended, nil
 }
 
 // Close gives up this process's handles; namespaces, bridge and rules stay.
@@ -249,16 +318,17 @@ func (n *Network) ensureBridge() error {
 	if bridge.Type() != "bridge" {
 		return fail(fmt.Errorf("an interface of that name exists and is of type %s; choose another name", bridge.Type()))
 	}
-	if err := writeSysctl("net/ipv6/conf/"+name+"/disable_ipv6", "1"); err != nil && !errors.Is(err, os.ErrNotExist) {
+	if err := n.setIPv6(name); err != nil {
 		return err
 	}
 	// A packet from the bridge must have come from an address that leads there.
 	if err := writeSysctl("net/ipv4/conf/"+name+"/rp_filter", "1"); err != nil {
 		return err
 	}
-	address := &netlink.Addr{IPNet: &net.IPNet{IP: n.gateway.AsSlice(), Mask: net.CIDRMask(n.config.CIDR.Bits(), 32)}}
-	if err := n.links.AddrReplace(bridge, address); err != nil {
-		return fail(err)
+	for _, cidr := range n.config.cidrs() {
+		if err := n.links.AddrReplace(bridge, addressIn(cidr, cidr.Addr().Next())); err != nil {
+			return fail(err)
+		}
 	}
 	if err := n.links.LinkSetMTU(bridge, n.config.MTU); err != nil {
 		return fail(err)

@@ -20,8 +20,15 @@ func TestConfigValidate(t *testing.T) {
 		"too small":              func(c *Config) { c.CIDR = netip.MustParsePrefix("10.246.0.0/31") },
 		"host bits":              func(c *Config) { c.CIDR = netip.MustParsePrefix("10.246.0.1/16") },
 		"function pods' range":   func(c *Config) { c.CIDR = netip.MustParsePrefix("10.245.7.0/24") },
-		"IPv6 name server":       func(c *Config) { c.DNS = []netip.Addr{netip.MustParseAddr("2001:db8::1")} },
-		"IPv6 denied":            func(c *Config) { c.Denied = []netip.Prefix{netip.MustParsePrefix("2001:db8::/64")} },
+		"no name server":         func(c *Config) { c.DNS = make([]netip.Addr, 1) },
+		"nothing denied":         func(c *Config) { c.Denied = make([]netip.Prefix, 1) },
+		"IPv4 as second":         func(c *Config) { c.CIDR6 = netip.MustParsePrefix("10.247.0.0/16") },
+		"too small a second":     func(c *Config) { c.CIDR6 = netip.MustParsePrefix("fd53::/112") },
+		"second's host bits":     func(c *Config) { c.CIDR6 = netip.MustParsePrefix("fd53::1/64") },
+		"function pods' second": func(c *Config) {
+			c.CIDR6 = netip.MustParsePrefix("fd10:245::/64")
+			c.FunctionCIDRs = []netip.Prefix{c.CIDR6}
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			c := good

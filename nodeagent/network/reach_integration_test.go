@@ -86,7 +86,7 @@ const node = "/proc/thread-self/ns/net"
 func call(t *testing.T, namespace, addr string, timeout time.Duration) (seen string, err error) {
 	t.Helper()
 	err = within(t, namespace, func() error {
-		conn, err := net.DialTimeout("tcp4", addr, timeout)
+		conn, err := net.DialTimeout("tcp", addr, timeout)
 		if err != nil {
 			return err
 		}

@@ -3,6 +3,7 @@ package network
 import (
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 
 	"github.com/google/nftables"
@@ -12,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sanfran.dev/nodeagent/network/ranges"
+	"sanfran.dev/nodeagent/nftable"
 )
 
 // TableName is the nftables table (family inet) that belongs to this package
@@ -25,10 +27,10 @@ const (
 )
 
 // installRules replaces our table in one transaction.
-func installRules(config Config) error {
+func installRules(config Config) (*nftable.Watched, error) {
 	conn, err := nftables.New()
 	if err != nil {
-		return fmt.Errorf("nftables: %w", err)
+		return nil, fmt.Errorf("nftables: %w", err)
 	}
 	table := &nftables.Table{Name: TableName, Family: nftables.TableFamilyINet}
 	// Add makes the deletion valid on a node that has no such table yet.
@@ -39,19 +41,32 @@ func installRules(config Config) error {
 	add := func(chain *nftables.Chain, parts ...[]expr.Any) {
 		conn.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: join(parts...)})
 	}
+	// fromOthers drops what does not come from a container's own address. IPv4 has
+	// the reverse path filter for that.
+	fromOthers := func(chain *nftables.Chain) {
+		if config.CIDR6.IsValid() {
+			add(chain, ipv6(), notFrom(config.CIDR6), drop())
+		}
+	}
 
 	bounds, err := addBounds(conn, table, config)
 	if err != nil {
-		return err
+		return nil, err
 	}
 
 	// Into the node.
 	toNode := conn.AddChain(&nftables.Chain{Name: "container_to_node", Table: table})
+	if config.CIDR6.IsValid() {
+		// Who has the bridge's address, and the answer to the same question.
+		add(toNode, icmpv6(neighborSolicitation), accept())
+		add(toNode, icmpv6(neighborAdvertisement), accept())
+	}
+	fromOthers(toNode)
 	add(toNode, established(), accept())
 	add(toNode, jump(bounds))
 	for _, server := range config.DNS {
-		add(toNode, destination(netip.PrefixFrom(server, 32)), port(unix.IPPROTO_UDP, portDNS), accept())
-		add(toNode, destination(netip.PrefixFrom(server, 32)), port(unix.IPPROTO_TCP, portDNS), accept())
+		add(toNode, destination(netip.PrefixFrom(server, server.BitLen())), port(unix.IPPROTO_UDP, portDNS), accept())
+		add(toNode, destination(netip.PrefixFrom(server, server.BitLen())), port(unix.IPPROTO_TCP, portDNS), accept())
 	}
 	for _, cidr := range config.Denied {
 		add(toNode, destination(cidr), drop())
@@ -72,12 +87,13 @@ func installRules(config Config) error {
 
 	// Through the node.
 	outward := conn.AddChain(&nftables.Chain{Name: "container_outward", Table: table})
+	fromOthers(outward)
 	add(outward, established(), accept())
 	add(outward, to(bridge), drop())
 	add(outward, jump(bounds))
 	for _, server := range config.DNS {
-		add(outward, destination(netip.PrefixFrom(server, 32)), port(unix.IPPROTO_UDP, portDNS), accept())
-		add(outward, destination(netip.PrefixFrom(server, 32)), port(unix.IPPROTO_TCP, portDNS), accept())
+		add(outward, destination(netip.PrefixFrom(server, server.BitLen())), port(unix.IPPROTO_UDP, portDNS), accept())
+		add(outward, destination(netip.PrefixFrom(server, server.BitLen())), port(unix.IPPROTO_TCP, portDNS), accept())
 	}
 	for _, cidr := range config.Denied {
 		add(outward, destination(cidr), drop())
@@ -86,6 +102,9 @@ func installRules(config Config) error {
 		add(outward, port(unix.IPPROTO_TCP, denied), drop())
 	}
 	add(outward, ipv4(), accept())
+	if config.CIDR6.IsValid() {
+		add(outward, ipv6(), accept())
+	}
 	add(outward, drop())
 	inward := conn.AddChain(&nftables.Chain{Name: "container_inward", Table: table})
 	add(inward, established(), accept())
@@ -97,12 +116,14 @@ func installRules(config Config) error {
 
 	postrouting := conn.AddChain(&nftables.Chain{Name: "postrouting", Table: table, Type: nftables.ChainTypeNAT,
 		Hooknum: nftables.ChainHookPostrouting, Priority: nftables.ChainPriorityNATSource})
-	add(postrouting, source(config.CIDR), notTo(bridge), []expr.Any{&expr.Masq{}})
+	for _, cidr := range config.cidrs() {
+		add(postrouting, source(cidr), notTo(bridge), []expr.Any{&expr.Masq{}})
+	}
 
 	if err := conn.Flush(); err != nil {
-		return fmt.Errorf("install nftables table inet %s (needs CAP_NET_ADMIN and nf_tables, nft_masq, nft_limit, nft_connlimit in the kernel): %w", TableName, err)
+		return nil, fmt.Errorf("install nftables table inet %s (needs CAP_NET_ADMIN and nf_tables, nft_masq, nft_limit, nft_connlimit in the kernel): %w", TableName, err)
 	}
-	return nil
+	return nftable.Watch(TableName, toNode.Name, input.Name, outward.Name, inward.Name, forward.Name, postrouting.Name, bounds.Name)
 }
 
 func removeRules() error {
@@ -152,7 +173,12 @@ func preflight(config Config) error {
 	} else if !isGone(err) {
 		return fmt.Errorf("bridge %s: %w", config.Bridge, err)
 	}
-	return ranges.Check("containers' range", config.CIDR, func(route netlink.Route) bool { return route.LinkIndex == index })
+	for _, cidr := range config.cidrs() {
+		if err := ranges.Check("containers' range", cidr, func(route netlink.Route) bool { return route.LinkIndex == index }); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // The rest are parts of rules.
@@ -183,28 +209,59 @@ func ifname(meta expr.MetaKey, op expr.CmpOp, name string) []expr.Any {
 	return []expr.Any{&expr.Meta{Key: meta, Register: 1}, &expr.Cmp{Op: op, Register: 1, Data: padded}}
 }
 
-func ipv4() []expr.Any {
+func ipv4() []expr.Any { return protocol(unix.NFPROTO_IPV4) }
+func ipv6() []expr.Any { return protocol(unix.NFPROTO_IPV6) }
+
+func protocol(family byte) []expr.Any {
 	return []expr.Any{
 		&expr.Meta{Key: expr.MetaKeyNFPROTO, Register: 1},
-		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{unix.NFPROTO_IPV4}},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{family}},
 	}
 }
 
+// ICMPv6 types of neighbour discovery (RFC 4861).
 const (
-	sourceOffset      = 12
-	destinationOffset = 16
+	neighborSolicitation  = 135
+	neighborAdvertisement = 136
 )
 
-func source(prefix netip.Prefix) []expr.Any      { return address(sourceOffset, prefix) }
-func destination(prefix netip.Prefix) []expr.Any { return address(destinationOffset, prefix) }
+func icmpv6(kind byte) []expr.Any {
+	return join(ipv6(), []expr.Any{
+		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{unix.IPPROTO_ICMPV6}},
+		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: 0, Len: 1},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{kind}},
+	})
+}
 
-func address(offset uint32, prefix netip.Prefix) []expr.Any {
+// Where addresses lie in the headers of IPv4 and IPv6.
+const (
+	sourceOffset4, destinationOffset4 = 12, 16
+	sourceOffset6, destinationOffset6 = 8, 24
+)
+
+func source(prefix netip.Prefix) []expr.Any {
+	return address(sourceOffset4, sourceOffset6, prefix, expr.CmpOpEq)
+}
+func notFrom(prefix netip.Prefix) []expr.Any {
+	return address(sourceOffset4, sourceOffset6, prefix, expr.CmpOpNeq)
+}
+func destination(prefix netip.Prefix) []expr.Any {
+	return address(destinationOffset4, destinationOffset6, prefix, expr.CmpOpEq)
+}
+
+// address matches packets of the prefix's family.
+func address(offset4, offset6 uint32, prefix netip.Prefix, op expr.CmpOp) []expr.Any {
 	prefix = prefix.Masked()
-	mask := binaryutil.BigEndian.PutUint32(uint32(uint64(0xffffffff) << (32 - prefix.Bits())))
-	return join(ipv4(), []expr.Any{
-		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: 4},
-		&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 4, Mask: mask, Xor: make([]byte, 4)},
-		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: prefix.Addr().AsSlice()},
+	family, offset := ipv4(), offset4
+	if prefix.Addr().Is6() {
+		family, offset = ipv6(), offset6
+	}
+	length := uint32(prefix.Addr().BitLen() / 8)
+	return join(family, []expr.Any{
+		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: length},
+		&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: length, Mask: net.CIDRMask(prefix.Bits(), prefix.Addr().BitLen()), Xor: make([]byte, length)},
+		&expr.Cmp{Op: op, Register: 1, Data: prefix.Addr().AsSlice()},
 	})
 }
 

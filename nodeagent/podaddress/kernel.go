@@ -1,7 +1,6 @@
 package podaddress
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -28,15 +27,16 @@ const (
 	pinSockets  = "sockets-v1"
 )
 
-// kernel is what an Owner holds open of what lives in the kernel.
-type kernel struct {
-	assigned *ebpf.Map
-	sockets  *ebpf.Map
-	program  *ebpf.Program
-	link     link.Link
+// skLookup leads connections by a BPF program, its link and its maps.
+type skLookup struct {
+	pinDir    string
+	addresses *ebpf.Map
+	sockets   *ebpf.Map
+	program   *ebpf.Program
+	link      link.Link
 }
 
-func (k *kernel) close() error {
+func (k *skLookup) close() error {
 	var errs []error
 	if k.link != nil {
 		errs = append(errs, k.link.Close())
@@ -47,8 +47,8 @@ func (k *kernel) close() error {
 	if k.sockets != nil {
 		errs = append(errs, k.sockets.Close())
 	}
-	if k.assigned != nil {
-		errs = append(errs, k.assigned.Close())
+	if k.addresses != nil {
+		errs = append(errs, k.addresses.Close())
 	}
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("close BPF objects of function pods' addresses: %w", err)
@@ -56,74 +56,136 @@ func (k *kernel) close() error {
 	return nil
 }
 
-func open(ctx context.Context, config Config) (_ *Owner, err error) {
-	if err := ctx.Err(); err != nil {
-		return nil, fmt.Errorf("own function pods' addresses %v: %w", config.CIDR, err)
-	}
-	if err := preflight(config.CIDR); err != nil {
-		return nil, err
-	}
+// openSkLookup attaches the program, or replaces that of an earlier run.
+func openSkLookup(config Config) (_ *skLookup, err error) {
 	if err := preparePinDir(config.PinDir); err != nil {
 		return nil, err
 	}
 	if err := rlimit.RemoveMemlock(); err != nil {
 		return nil, fmt.Errorf("lift the limit on locked memory for BPF maps: %w", err)
 	}
-	// A route of another range, left from before the range was changed, goes
-	// before the program that protects it is replaced.
-	if err := removeRoutes(config.CIDR); err != nil {
-		return nil, err
-	}
-	k := &kernel{}
+	k := &skLookup{pinDir: config.PinDir}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, k.close())
 		}
 	}()
-	if k.assigned, err = pinnedMap(config.PinDir, pinAssigned, assignedSpec()); err != nil {
+	if k.addresses, err = pinnedMap(config.PinDir, pinAssigned, assignedSpec()); err != nil {
 		return nil, err
 	}
 	if k.sockets, err = pinnedMap(config.PinDir, pinSockets, socketsSpec()); err != nil {
 		return nil, err
 	}
-	if err := putSocket(k.sockets, agentKey, config.Listener); err != nil {
-		return nil, fmt.Errorf("lead function pods' addresses %v to the agent's listener: %w", config.CIDR, err)
+	if err := withListener(config.Listener, config.hasIPv6(), func(fd int) error { return k.sockets.Put(agentKey, uint64(fd)) }); err != nil {
+		return nil, fmt.Errorf("lead function pods' addresses %v to the agent's listener: %w", config.CIDRs, err)
 	}
 	failpoint.Here("pod addresses: maps pinned")
-	if k.program, err = ebpf.NewProgram(lookupProgram(config.CIDR, k.assigned, k.sockets)); err != nil {
-		return nil, fmt.Errorf("load sk_lookup program (needs Linux 5.9 and CAP_BPF, CAP_NET_ADMIN): %w", err)
+	if k.program, err = ebpf.NewProgram(lookupProgram(config.CIDRs, k.addresses, k.sockets)); err != nil {
+		return nil, fmt.Errorf("load sk_lookup program (needs Linux 5.9 and CAP_BPF, CAP_NET_ADMIN; older kernels have %s): %w", TProxy, err)
 	}
 	if k.link, err = attach(config.PinDir, k.program); err != nil {
 		return nil, err
 	}
 	failpoint.Here("pod addresses: program attached")
-	owner := &Owner{cidr: config.CIDR, pinDir: config.PinDir, kernel: k}
-	if err := owner.removeForeign(); err != nil {
+	// The program stands: what an earlier run of the other way has left may go.
+	if err := removeTable(); err != nil {
 		return nil, err
 	}
-	if err := addRoute(config.CIDR, config.Source); err != nil {
-		return nil, err
-	}
-	config.Logger.InfoContext(ctx, "function pods' addresses are owned", "cidr", config.CIDR, "pinned", config.PinDir)
-	return owner, nil
+	return k, nil
 }
 
-// removeForeign takes addresses out of the maps that an earlier run assigned in
-// another range.
-func (o *Owner) removeForeign() error {
-	addrs, err := o.Assigned()
-	if err != nil {
+func (k *skLookup) assign(addr netip.Addr) error {
+	// In this order a socket left by the address's last owner never answers.
+	if err := k.park(addr); err != nil {
 		return err
 	}
-	for _, addr := range addrs {
-		if o.cidr.Contains(addr) {
-			continue
+	err := k.addresses.Put(keyOf(addr), oneBucket)
+	if errors.Is(err, unix.E2BIG) {
+		return fmt.Errorf("%d addresses are assigned already, the most there can be: %w", MaxAddresses, err)
+	}
+	return err
+}
+
+func (k *skLookup) direct(addr netip.Addr, fd int) error {
+	var buckets uint32
+	if err := k.addresses.Lookup(keyOf(addr), &buckets); err != nil {
+		if errors.Is(err, ebpf.ErrKeyNotExist) {
+			err = ErrNotAssigned
 		}
-		if err := errors.Join(o.kernel.assigned.Delete(keyOf(addr)), o.undirect(addr)); err != nil {
-			return fmt.Errorf("forget %v of an earlier range: %w", addr, err)
-		}
+		return err
+	}
+	return k.sockets.Put(keyOf(addr), uint64(fd))
+}
+
+func (k *skLookup) park(addr netip.Addr) error {
+	if err := k.sockets.Delete(keyOf(addr)); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+		return fmt.Errorf("take the container's socket away: %w", err)
 	}
 	return nil
+}
+
+func (k *skLookup) remove(addr netip.Addr) error {
+	if err := k.addresses.Delete(keyOf(addr)); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+		return err
+	}
+	return k.park(addr)
+}
+
+func (k *skLookup) assigned() ([]netip.Addr, error) {
+	var (
+		addrs   []netip.Addr
+		key     key
+		buckets uint32
+	)
+	entries := k.addresses.Iterate()
+	for entries.Next(&key, &buckets) {
+		addrs = append(addrs, key.addr())
+	}
+	if err := entries.Err(); err != nil {
+		return nil, fmt.Errorf("list assigned addresses: %w", err)
+	}
+	return addrs, nil
+}
+
+// mend looks after the link and what is pinned. The maps themselves cannot go
+// while this process holds them.
+func (k *skLookup) mend() (mended []string, err error) {
+	attached, err := belongsHere(k.link)
+	if err != nil {
+		return nil, err
+	}
+	if !attached {
+		if err := errors.Join(k.link.Unpin(), k.link.Close()); err != nil {
+			return nil, fmt.Errorf("give up the link of a program that was detached: %w", err)
+		}
+		if k.link, err = attach(k.pinDir, k.program); err != nil {
+			return nil, err
+		}
+		mended = append(mended, "sk_lookup program on the network namespace")
+	}
+	if err := preparePinDir(k.pinDir); err != nil {
+		return mended, err
+	}
+	for name, object := range map[string]pinned{pinAssigned: k.addresses, pinSockets: k.sockets, pinLink: k.link} {
+		path := filepath.Join(k.pinDir, name)
+		if _, err := os.Stat(path); err == nil {
+			continue
+		} else if !errors.Is(err, os.ErrNotExist) {
+			return mended, fmt.Errorf("pinned %s: %w", path, err)
+		}
+		// It believes to be pinned, and would not be again.
+		if err := errors.Join(object.Unpin(), object.Pin(path)); err != nil {
+			return mended, fmt.Errorf("pin to %s: %w", path, err)
+		}
+		mended = append(mended, path)
+	}
+	return mended, nil
+}
+
+// pinned is what has a file on a bpffs.
+type pinned interface {
+	Pin(path string) error
+	Unpin() error
 }
 
 // attach attaches the program to the network namespace by a pinned link, or makes
@@ -237,18 +299,16 @@ func preparePinDir(dir string) error {
 	return nil
 }
 
-// uninstall removes the routes, then the program, then the maps.
-func uninstall(ctx context.Context, cidr netip.Prefix, pinDir string, k *kernel) error {
-	if err := ctx.Err(); err != nil {
-		return fmt.Errorf("give up function pods' addresses %v: %w", cidr, err)
-	}
-	if err := removeRoutes(netip.Prefix{}); err != nil {
-		return err
-	}
+// uninstall removes the program, then the maps.
+func (k *skLookup) uninstall() error {
 	// Detached as well as unpinned: another process may hold the link open.
 	if err := errors.Join(k.link.Detach(), k.link.Unpin()); err != nil {
 		return fmt.Errorf("detach sk_lookup program: %w", err)
 	}
+	return removeMaps(k.pinDir)
+}
+
+func removeMaps(pinDir string) error {
 	for _, name := range []string{pinSockets, pinAssigned} {
 		if err := os.Remove(filepath.Join(pinDir, name)); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return fmt.Errorf("unpin map: %w", err)
@@ -258,4 +318,25 @@ func uninstall(ctx context.Context, cidr netip.Prefix, pinDir string, k *kernel)
 		return fmt.Errorf("remove pin folder: %w", err)
 	}
 	return nil
+}
+
+// removeSkLookup removes what an earlier run of this way has left, if anything.
+func removeSkLookup(pinDir string) error {
+	if pinDir == "" {
+		return nil
+	}
+	left, err := link.LoadPinnedLink(filepath.Join(pinDir, pinLink), nil)
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		if _, err := os.Stat(pinDir); errors.Is(err, os.ErrNotExist) {
+			return nil
+		}
+		return removeMaps(pinDir)
+	case err != nil:
+		return fmt.Errorf("load pinned link of an earlier run: %w", err)
+	}
+	if err := errors.Join(left.Detach(), left.Unpin(), left.Close()); err != nil {
+		return fmt.Errorf("detach the sk_lookup program of an earlier run: %w", err)
+	}
+	return removeMaps(pinDir)
 }

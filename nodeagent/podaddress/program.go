@@ -2,6 +2,7 @@ package podaddress
 
 import (
 	"encoding/binary"
+	"net"
 	"net/netip"
 
 	"github.com/cilium/ebpf"
@@ -46,10 +47,9 @@ const (
 	offFamily   = 8
 	offProtocol = 12
 	offLocalIP4 = 40
-
+	offLocalIP6 = 44
 	verdictDrop = 0
 	verdictPass = 1
-
 	flagReplace = 1 // BPF_SK_LOOKUP_F_REPLACE
 )
 
@@ -61,17 +61,9 @@ const (
 )
 
 // lookupProgram is the decision described in the package comment. Lookups
-// outside the CIDR pass untouched. In the CIDR our choice replaces that of a
+// outside the ranges pass untouched. In them our choice replaces that of a
 // program attached before ours.
-func lookupProgram(cidr netip.Prefix, assigned, sockets *ebpf.Map) *ebpf.ProgramSpec {
-	// local_ip4 is in network order: compare it with constants whose bytes lie
-	// in memory in that order too.
-	network := binary.NativeEndian.Uint32(cidr.Masked().Addr().AsSlice())
-	var maskBytes [4]byte
-	binary.BigEndian.PutUint32(maskBytes[:], uint32(uint64(0xffffffff)<<(32-cidr.Bits())))
-	mask := binary.NativeEndian.Uint32(maskBytes[:])
-	mapped := binary.NativeEndian.Uint32([]byte{0, 0, 0xff, 0xff})
-
+func lookupProgram(cidrs []netip.Prefix, assigned, sockets *ebpf.Map) *ebpf.ProgramSpec {
 	lookup := func(m *ebpf.Map) asm.Instructions {
 		return asm.Instructions{
 			asm.LoadMapPtr(asm.R1, m.FD()),
@@ -84,20 +76,15 @@ func lookupProgram(cidr netip.Prefix, assigned, sockets *ebpf.Map) *ebpf.Program
 	add := func(instructions ...asm.Instruction) { program = append(program, instructions...) }
 
 	add(asm.Mov.Reg(asm.R6, asm.R1),
-		asm.LoadMem(asm.R1, asm.R6, offFamily, asm.Word),
-		asm.JNE.Imm(asm.R1, unix.AF_INET, "pass"),
-		asm.LoadMem(asm.R7, asm.R6, offLocalIP4, asm.Word),
-		asm.Mov.Reg(asm.R1, asm.R7),
-		asm.And.Imm32(asm.R1, int32(mask)),
-		asm.JNE.Imm32(asm.R1, int32(network), "pass"),
+		asm.LoadMem(asm.R7, asm.R6, offFamily, asm.Word))
+	for _, cidr := range cidrs {
+		add(matchAddress(cidr)...)
+	}
+	add(asm.Ja.Label("pass"),
 		// Ours from here on: it ends in a socket of the map or in a drop.
-		asm.LoadMem(asm.R1, asm.R6, offProtocol, asm.Word),
+		asm.LoadMem(asm.R1, asm.R6, offProtocol, asm.Word).WithSymbol("ours"),
 		asm.JNE.Imm(asm.R1, unix.IPPROTO_TCP, "drop"),
-		// The key: ::ffff:address, bucket 0.
-		asm.StoreImm(asm.RFP, stackAddr, 0, asm.Word),
-		asm.StoreImm(asm.RFP, stackAddr+4, 0, asm.Word),
-		asm.StoreImm(asm.RFP, stackAddr+8, int64(int32(mapped)), asm.Word),
-		asm.StoreMem(asm.RFP, stackAddr+12, asm.R7, asm.Word),
+		// The rest of the key: bucket 0.
 		asm.StoreImm(asm.RFP, stackBucket, 0, asm.Word),
 	)
 	add(lookup(assigned)...)
@@ -105,6 +92,8 @@ func lookupProgram(cidr netip.Prefix, assigned, sockets *ebpf.Map) *ebpf.Program
 	add(lookup(sockets)...)
 	add(asm.JNE.Imm(asm.R0, 0, "assign"),
 		// No container here: the agent's listener, under the zero key.
+		asm.StoreImm(asm.RFP, stackAddr, 0, asm.Word),
+		asm.StoreImm(asm.RFP, stackAddr+4, 0, asm.Word),
 		asm.StoreImm(asm.RFP, stackAddr+8, 0, asm.Word),
 		asm.StoreImm(asm.RFP, stackAddr+12, 0, asm.Word))
 	add(lookup(sockets)...)
@@ -128,4 +117,36 @@ func lookupProgram(cidr netip.Prefix, assigned, sockets *ebpf.Map) *ebpf.Program
 		Name: "sanfran_lookup", Type: ebpf.SkLookup, AttachType: ebpf.AttachSkLookup,
 		Instructions: program, License: "Apache-2.0",
 	}
+}
+
+// matchAddress goes on at "ours", with the key's address written, if the lookup is
+// for an address of the range, else at what follows. The family is in R7, the
+// context in R6.
+func matchAddress(cidr netip.Prefix) asm.Instructions {
+	family, offset, next := int32(unix.AF_INET), int16(offLocalIP4), "no-ipv4"
+	if cidr.Addr().Is6() {
+		family, offset, next = unix.AF_INET6, offLocalIP6, "no-ipv6"
+	}
+	program := asm.Instructions{asm.JNE.Imm(asm.R7, family, next)}
+	// Addresses are in network order: they are compared with constants whose bytes
+	// lie in memory in that order too.
+	network := cidr.Masked().Addr().AsSlice()
+	mask := net.CIDRMask(cidr.Bits(), cidr.Addr().BitLen())
+	key := int16(stackAddr)
+	if cidr.Addr().Is4() { // in its IPv6-mapped form, ::ffff:address
+		mapped := binary.NativeEndian.Uint32([]byte{0, 0, 0xff, 0xff})
+		program = append(program,
+			asm.StoreImm(asm.RFP, stackAddr, 0, asm.Word),
+			asm.StoreImm(asm.RFP, stackAddr+4, 0, asm.Word),
+			asm.StoreImm(asm.RFP, stackAddr+8, int64(int32(mapped)), asm.Word))
+		key += 12
+	}
+	for i := 0; i < len(network); i += 4 {
+		program = append(program,
+			asm.LoadMem(asm.R1, asm.R6, offset+int16(i), asm.Word),
+			asm.StoreMem(asm.RFP, key+int16(i), asm.R1, asm.Word),
+			asm.And.Imm32(asm.R1, int32(binary.NativeEndian.Uint32(mask[i:]))),
+			asm.JNE.Imm32(asm.R1, int32(binary.NativeEndian.Uint32(network[i:])), next))
+	}
+	return append(program, asm.Ja.Label("ours"), asm.Mov.Imm(asm.R1, 0).WithSymbol(next))
 }

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -33,40 +34,87 @@ func loopbackIndex() (int, error) {
 	return lo.Attrs().Index, nil
 }
 
-// addRoute makes every address of cidr one of this node.
-func addRoute(cidr netip.Prefix, source netip.Addr) error {
+// ensureRoutes makes every address of the ranges one of this node, and says which
+// routes were missing.
+func (o *Owner) ensureRoutes() (missing []string, err error) {
 	lo, err := loopbackIndex()
 	if err != nil {
-		return err
+		return nil, err
 	}
-	route := &netlink.Route{
-		Dst: ipNet(cidr), LinkIndex: lo, Type: unix.RTN_LOCAL, Table: unix.RT_TABLE_LOCAL,
-		Scope: netlink.SCOPE_HOST, Protocol: routeProtocol,
+	for _, cidr := range o.config.CIDRs {
+		route := &netlink.Route{
+			Dst: ipNet(cidr), LinkIndex: lo, Type: unix.RTN_LOCAL, Table: unix.RT_TABLE_LOCAL,
+			Scope: netlink.SCOPE_HOST, Protocol: routeProtocol,
+		}
+		if cidr.Addr().Is6() {
+			route.Scope = netlink.SCOPE_UNIVERSE // IPv6 knows no other
+		}
+		if source := o.config.source(cidr); source.IsValid() {
+			route.Src = source.AsSlice()
+		}
+		there, err := hasRoute(route)
+		if err != nil {
+			return missing, err
+		}
+		if there {
+			continue
+		}
+		if err := netlink.RouteReplace(route); err != nil {
+			return missing, fmt.Errorf("add route local %v dev lo (needs CAP_NET_ADMIN): %w", cidr, err)
+		}
+		missing = append(missing, fmt.Sprintf("route local %v dev lo", cidr))
 	}
-	if source.IsValid() {
-		route.Src = source.AsSlice()
+	return missing, nil
+}
+
+// hasRoute says whether there is this route, with the same source address.
+func hasRoute(want *netlink.Route) (bool, error) {
+	routes, err := ourRoutes(familyOf(want.Dst))
+	if err != nil {
+		return false, err
 	}
-	if err := netlink.RouteReplace(route); err != nil {
-		return fmt.Errorf("add route local %v dev lo (needs CAP_NET_ADMIN): %w", cidr, err)
+	for _, route := range routes {
+		if route.Dst.String() == want.Dst.String() && route.LinkIndex == want.LinkIndex && route.Src.Equal(want.Src) {
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
+// removeRoutes removes our routes but those of keep.
+func removeRoutes(keep []netip.Prefix) error {
+	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
+		routes, err := ourRoutes(family)
+		if err != nil {
+			return err
+		}
+		for _, route := range routes {
+			if slices.ContainsFunc(keep, func(p netip.Prefix) bool { return route.Dst.String() == p.String() }) {
+				continue
+			}
+			if err := netlink.RouteDel(&route); err != nil {
+				return fmt.Errorf("remove route local %v dev lo: %w", route.Dst, err)
+			}
+		}
 	}
 	return nil
 }
 
-// removeRoutes removes our routes but the one of keep.
-func removeRoutes(keep netip.Prefix) error {
-	routes, err := netlink.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{Table: unix.RT_TABLE_LOCAL}, netlink.RT_FILTER_TABLE)
+// ourRoutes are the local routes of a family that an Owner has made.
+func ourRoutes(family int) ([]netlink.Route, error) {
+	filter := &netlink.Route{Table: unix.RT_TABLE_LOCAL, Protocol: routeProtocol}
+	routes, err := netlink.RouteListFiltered(family, filter, netlink.RT_FILTER_TABLE|netlink.RT_FILTER_PROTOCOL)
 	if err != nil {
-		return fmt.Errorf("list local routes: %w", err)
+		return nil, fmt.Errorf("list local routes: %w", err)
 	}
-	for _, route := range routes {
-		if !isOurs(route) || route.Dst == nil || route.Dst.String() == keep.String() {
-			continue
-		}
-		if err := netlink.RouteDel(&route); err != nil {
-			return fmt.Errorf("remove route local %v dev lo: %w", route.Dst, err)
-		}
+	return slices.DeleteFunc(routes, func(route netlink.Route) bool { return !isOurs(route) || route.Dst == nil }), nil
+}
+
+func familyOf(network *net.IPNet) int {
+	if network.IP.To4() != nil {
+		return netlink.FAMILY_V4
 	}
-	return nil
+	return netlink.FAMILY_V6
 }
 
 func ipNet(prefix netip.Prefix) *net.IPNet {

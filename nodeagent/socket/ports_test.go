@@ -68,7 +68,9 @@ func TestConfigValidate(t *testing.T) {
 		{"another bit", Config{NodeIP: node, Mark: 0x20000000}, true},
 		{"no address", Config{}, false},
 		{"wildcard", Config{NodeIP: netip.IPv4Unspecified()}, false},
-		{"IPv6", Config{NodeIP: netip.MustParseAddr("2001:db8::1")}, false},
+		{"IPv6", Config{NodeIP: netip.MustParseAddr("2001:db8::1")}, true},
+		{"IPv4 in IPv6's form", Config{NodeIP: netip.MustParseAddr("::ffff:192.0.2.10")}, false},
+		{"an interface's own", Config{NodeIP: netip.MustParseAddr("fe80::1%eth0")}, false},
 		{"two bits", Config{NodeIP: node, Mark: 3}, false},
 	} {
 		t.Run(test.name, func(t *testing.T) {

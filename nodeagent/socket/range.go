@@ -6,9 +6,12 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"slices"
 	"sync"
 
 	"golang.org/x/sys/unix"
+
+	"sanfran.dev/nodeagent/nftable"
 )
 
 // DefaultMark is the bit of SO_MARK that says "a container's socket". The marks
@@ -26,8 +29,8 @@ var ErrNoPort = errors.New("no free port")
 
 // Config says where containers' sockets listen.
 type Config struct {
-	// NodeIP is the node's address that sockets are bound to, IPv4. Required:
-	// a wildcard would answer on addresses that are not ours to answer on.
+	// NodeIP is the node's address that sockets are bound to. Required: a
+	// wildcard would answer on addresses that are not ours to answer on.
 	NodeIP netip.Addr
 	// Ports to give out; DefaultPorts if zero.
 	Ports Ports
@@ -35,7 +38,8 @@ type Config struct {
 	// DefaultNodePorts if zero.
 	NodePorts Ports
 	// FunctionCIDRs are the ranges of function pods' addresses, at which these
-	// sockets answer as well (see package podaddress).
+	// sockets answer as well (see package podaddress). If one is IPv6, sockets
+	// are of both families.
 	FunctionCIDRs []netip.Prefix
 	// Mark is one bit, DefaultMark if zero.
 	Mark uint32
@@ -59,9 +63,14 @@ func (c Config) withDefaults() Config {
 	return c
 }
 
+// bothFamilies says whether sockets shall answer IPv6 beside IPv4.
+func (c Config) bothFamilies() bool {
+	return slices.ContainsFunc(c.FunctionCIDRs, func(p netip.Prefix) bool { return p.Addr().Is6() })
+}
+
 func (c Config) validate() error {
-	if !c.NodeIP.Is4() || c.NodeIP.IsUnspecified() {
-		return fmt.Errorf("node address %v: the address containers' sockets listen on must be one IPv4 address of this node", c.NodeIP)
+	if !c.NodeIP.IsValid() || c.NodeIP.IsUnspecified() || c.NodeIP.Is4In6() || c.NodeIP.Zone() != "" {
+		return fmt.Errorf("node address %v: the address containers' sockets listen on must be one address of this node", c.NodeIP)
 	}
 	if c.Mark&(c.Mark-1) != 0 {
 		return fmt.Errorf("socket mark %#x: give exactly one bit", c.Mark)
@@ -72,7 +81,8 @@ func (c Config) validate() error {
 // Range opens listening sockets on the ports of one node. All methods may be
 // called from several goroutines.
 type Range struct {
-	config Config
+	config    Config
+	installed *nftable.Watched
 
 	mu   sync.Mutex
 	free []uint16 // least recently used first
@@ -93,11 +103,31 @@ func NewRange(ctx context.Context, config Config) (*Range, error) {
 	if err := config.Ports.check(ephemeral, config.NodePorts); err != nil {
 		return nil, err
 	}
-	rules := Rules{Mark: config.Mark, NodeIP: config.NodeIP, Ports: config.Ports, FunctionCIDRs: config.FunctionCIDRs}
-	if err := rules.Install(ctx); err != nil {
+	r := newRange(config)
+	if err := r.rules().Install(ctx); err != nil {
 		return nil, err
 	}
-	return newRange(config), nil
+	if r.installed, err = nftable.Watch(TableName, chains...); err != nil {
+		return nil, err
+	}
+	return r, nil
+}
+
+func (r *Range) rules() Rules {
+	return Rules{Mark: r.config.Mark, NodeIP: r.config.NodeIP, Ports: r.config.Ports, FunctionCIDRs: r.config.FunctionCIDRs}
+}
+
+// Reconcile puts the rules back if somebody else has taken them away, and says so;
+// it says nothing if they are there.
+func (r *Range) Reconcile(ctx context.Context) ([]string, error) {
+	intact, err := r.installed.Intact()
+	if err != nil || intact {
+		return nil, err
+	}
+	if err := r.rules().Install(ctx); err != nil {
+		return nil, err
+	}
+	return []string{"nftables table inet " + TableName}, r.installed.Installed()
 }
 
 func newRange(config Config) *Range {
@@ -121,7 +151,7 @@ func (r *Range) Open(ctx context.Context) (*Listening, error) {
 			break
 		}
 		addr := netip.AddrPortFrom(r.config.NodeIP, port)
-		file, err := listen(addr, r.config.Mark, r.config.Backlog)
+		file, err := listen(addr, r.config.bothFamilies(), r.config.Mark, r.config.Backlog)
 		if err == nil {
 			return &Listening{file: file, addr: addr, owner: r}, nil
 		}
@@ -220,29 +250,16 @@ func (l *Listening) Release() error {
 // listen opens a marked TCP socket on addr. The calls are made by hand because
 // package net would register the socket with this process's poller, and every
 // connection to the container would then wake the agent.
-func listen(addr netip.AddrPort, mark uint32, backlog int) (file *os.File, err error) {
-	// IPPROTO_TCP is plain TCP; the kernel's socket maps refuse multipath TCP.
-	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, unix.IPPROTO_TCP)
-	if err != nil {
-		return nil, fmt.Errorf("socket for %v: %w", addr, err)
-	}
-	defer func() {
-		if err != nil {
-			unix.Close(fd)
-		}
-	}()
+func listen(addr netip.AddrPort, bothFamilies bool, mark uint32, backlog int) (file *os.File, err error) {
 	// The mark comes first: no moment of the socket's life is without it.
-	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_MARK, int(mark)); err != nil {
-		return nil, fmt.Errorf("mark socket for %v with %#x (needs CAP_NET_ADMIN): %w", addr, mark, err)
-	}
-	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1); err != nil {
-		return nil, fmt.Errorf("SO_REUSEADDR for %v: %w", addr, err)
-	}
-	if err := unix.Bind(fd, &unix.SockaddrInet4{Port: int(addr.Port()), Addr: addr.Addr().As4()}); err != nil {
-		return nil, fmt.Errorf("bind to %v: %w", addr, err)
-	}
-	if err := unix.Listen(fd, backlog); err != nil {
-		return nil, fmt.Errorf("listen on %v: %w", addr, err)
+	fd, err := openSocket(addr, bothFamilies, backlog, func(fd int) error {
+		if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_MARK, int(mark)); err != nil {
+			return fmt.Errorf("mark socket for %v with %#x (needs CAP_NET_ADMIN): %w", addr, mark, err)
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
 	}
 	// The file is made while the socket still blocks, so the poller never sees
 	// it and Fd never changes its mode.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 
 	"github.com/google/nftables"
@@ -24,8 +25,7 @@ const TableName = "sanfran_socket"
 //   - the first segment of a connection it makes (SYN without ACK);
 //   - the answer to a new connection (SYN with ACK) from anywhere but NodeIP with
 //     a port of Ports, or an address of FunctionCIDRs: an accepted socket can be
-//     disconnected and made to listen elsewhere;
-//   - either of them over IPv6.
+//     disconnected and made to listen elsewhere.
 //
 // Everything else, that is all traffic of accepted connections, passes.
 type Rules struct {
@@ -47,11 +47,6 @@ const (
 func (r Rules) Install(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return fmt.Errorf("nftables table %s: %w", TableName, err)
-	}
-	for _, cidr := range r.FunctionCIDRs {
-		if !cidr.Addr().Is4() {
-			return fmt.Errorf("nftables table %s: function pods' range %v is not IPv4", TableName, cidr)
-		}
 	}
 	conn, err := nftables.New()
 	if err != nil {
@@ -87,6 +82,9 @@ func (r Rules) Install(ctx context.Context) error {
 	}
 	return nil
 }
+
+// chains are those of the table.
+var chains = []string{"answers", "output"}
 
 // Remove takes the rules away. Call it only when no marked socket is left. That
 // there are none is not an error.
@@ -128,7 +126,7 @@ func tcpFlags(mask, want byte) []expr.Any {
 
 // fromPorts returns from the chain for segments sent from NodeIP and one of Ports.
 func (r Rules) fromPorts() []expr.Any {
-	exprs := append(ipv4Source(netip.PrefixFrom(r.NodeIP, 32)),
+	exprs := append(source(netip.PrefixFrom(r.NodeIP, r.NodeIP.BitLen())),
 		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: 0, Len: 2},
 		&expr.Cmp{Op: expr.CmpOpGte, Register: 1, Data: binaryutil.BigEndian.PutUint16(r.Ports.First)},
 		&expr.Cmp{Op: expr.CmpOpLte, Register: 1, Data: binaryutil.BigEndian.PutUint16(r.Ports.Last)},
@@ -137,18 +135,23 @@ func (r Rules) fromPorts() []expr.Any {
 }
 
 func fromPrefix(prefix netip.Prefix) []expr.Any {
-	return append(ipv4Source(prefix), &expr.Verdict{Kind: expr.VerdictReturn})
+	return append(source(prefix), &expr.Verdict{Kind: expr.VerdictReturn})
 }
 
-// ipv4Source matches IPv4 packets with a source address in prefix.
-func ipv4Source(prefix netip.Prefix) []expr.Any {
+// source matches packets with a source address in prefix.
+func source(prefix netip.Prefix) []expr.Any {
 	prefix = prefix.Masked()
-	mask := binaryutil.BigEndian.PutUint32(uint32(uint64(0xffffffff) << (32 - prefix.Bits())))
+	family, offset := byte(unix.NFPROTO_IPV4), uint32(12)
+	if prefix.Addr().Is6() {
+		family, offset = unix.NFPROTO_IPV6, 8
+	}
+	length := uint32(prefix.Addr().BitLen() / 8)
 	return []expr.Any{
 		&expr.Meta{Key: expr.MetaKeyNFPROTO, Register: 1},
-		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{unix.NFPROTO_IPV4}},
-		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: 12, Len: 4},
-		&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 4, Mask: mask, Xor: make([]byte, 4)},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{family}},
+		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: length},
+		&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: length,
+			Mask: net.CIDRMask(prefix.Bits(), prefix.Addr().BitLen()), Xor: make([]byte, length)},
 		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: prefix.Addr().AsSlice()},
 	}
 }

@@ -68,7 +68,7 @@ func echo(t *testing.T, file *os.File) {
 
 func ask(t *testing.T, addr string) {
 	t.Helper()
-	conn, err := net.DialTimeout("tcp4", addr, 5*time.Second)
+	conn, err := net.DialTimeout("tcp", addr, 5*time.Second)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -163,13 +163,71 @@ func TestAcceptedSocketCannotListenElsewhere(t *testing.T) {
 // At function pods' addresses marked sockets do answer.
 func TestMarkedSocketAnswersInFunctionRange(t *testing.T) {
 	newTestRange(t)
-	file, err := listen(netip.MustParseAddrPort("127.9.3.7:80"), DefaultMark, 8)
+	file, err := listen(netip.MustParseAddrPort("127.9.3.7:80"), false, DefaultMark, 8)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer file.Close()
 	echo(t, file)
 	ask(t, "127.9.3.7:80")
+}
+
+// A socket of both families is one of the range, and answers where it may over
+// IPv6 too, and nowhere else.
+func TestMarkedSocketOfBothFamilies(t *testing.T) {
+	r, err := NewRange(t.Context(), Config{NodeIP: loopback, FunctionCIDRs: []netip.Prefix{netip.MustParsePrefix("::1/128")}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := open(t, r)
+	echo(t, l.File())
+	ask(t, l.Addr().String())
+	if at, err := localAddr(int(l.File().Fd())); err != nil || at != l.Addr() {
+		t.Errorf("its address is %v, %v, want %v", at, err, l.Addr())
+	}
+	file, err := listen(netip.MustParseAddrPort("[::1]:80"), true, DefaultMark, 8)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	echo(t, file)
+	ask(t, "[::1]:80")
+
+	// The same without that range.
+	newTestRange(t)
+	conn, err := net.DialTimeout("tcp", "[::1]:80", soon)
+	if err == nil {
+		conn.Close()
+		t.Fatal("a container's socket answers at an IPv6 address that is not a function pod's")
+	}
+	if !isTimeout(err) {
+		t.Errorf("got %v, want a time-out", err)
+	}
+}
+
+func TestRulesThatAreTakenAwayComeBack(t *testing.T) {
+	r := newTestRange(t)
+	if mended, err := r.Reconcile(t.Context()); err != nil || len(mended) != 0 {
+		t.Fatalf("with nothing missing: %v, %v", mended, err)
+	}
+	for _, take := range [][]string{{"flush", "ruleset"}, {"delete", "table", "inet", TableName}, {"flush", "chain", "inet", TableName, "output"}} {
+		if out, err := exec.CommandContext(t.Context(), "nft", take...).CombinedOutput(); err != nil {
+			t.Fatalf("%v: %v\n%s", take, err, out)
+		}
+		if mended, err := r.Reconcile(t.Context()); err != nil || len(mended) == 0 {
+			t.Fatalf("%v: %v, %v", take, mended, err)
+		}
+		file, err := listen(netip.MustParseAddrPort("127.0.0.3:81"), false, DefaultMark, 8)
+		if err != nil {
+			t.Fatal(err)
+		}
+		conn, err := net.DialTimeout("tcp", "127.0.0.3:81", soon)
+		if err == nil {
+			conn.Close()
+			t.Fatalf("%v: a container's socket serves where it must not", take)
+		}
+		file.Close()
+	}
 }
 
 func TestUnmarkedSocketsAreUntouched(t *testing.T) {
@@ -209,7 +267,7 @@ func TestNobodyTakesAPortThatRests(t *testing.T) {
 	if err := rests.Release(); err != nil {
 		t.Fatal(err)
 	}
-	again, err := listen(rests.Addr(), DefaultMark, 1)
+	again, err := listen(rests.Addr(), false, DefaultMark, 1)
 	if err != nil {
 		t.Fatalf("after its rest: %v", err)
 	}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"net"
 	"net/netip"
+	"strings"
 	"testing"
 
 	"github.com/vishvananda/netlink"
@@ -29,6 +30,11 @@ func TestCheck(t *testing.T) {
 		own   func(netlink.Route) bool
 		ok    bool
 	}{
+		{"IPv6's default route", route("::/0", 0), nil, true},
+		{"all of the public IPv6", route("2000::/3", 0), nil, true},
+		{"IPv6 elsewhere", route("fd10:244::/64", 0), nil, true},
+		{"IPv6, one address in it", route("fd10:245::7/128", 0), nil, false},
+		{"IPv6 around it", route("fd00::/8", 0), nil, false},
 		{"default route without destination", route("", 0), nil, true},
 		{"default route", route("0.0.0.0/0", 0), nil, true},
 		{"halves of a default route", route("0.0.0.0/1", 0), nil, true},
@@ -41,7 +47,11 @@ func TestCheck(t *testing.T) {
 		{"not our own", route("10.245.0.0/16", 4), own, false},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			err := check("range", netip.MustParsePrefix("10.245.0.0/16"), []netlink.Route{test.route}, test.own)
+			prefix := netip.MustParsePrefix("10.245.0.0/16")
+			if strings.Contains(test.name, "IPv6") {
+				prefix = netip.MustParsePrefix("fd10:245::/64")
+			}
+			err := check("range", prefix, []netlink.Route{test.route}, test.own)
 			if (err == nil) != test.ok {
 				t.Errorf("error %v, want accepted: %v", err, test.ok)
 			}
