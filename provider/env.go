@@ -18,7 +18,8 @@ import (
 // place is what Kubernetes and the control plane decided about a pod, which
 // its env and volumes may refer to.
 type place struct {
-	podIP, hostIP string
+	podIPs podIPs
+	hostIP string
 	// port is the pod's, which programs look for in PORT.
 	port uint32
 	// node is what a container without limits may use of the node.
@@ -148,8 +149,10 @@ func podField(pod *corev1.Pod, path string, at place) (string, error) {
 		return pod.Spec.NodeName, nil
 	case "spec.serviceAccountName":
 		return pod.Spec.ServiceAccountName, nil
-	case "status.podIP", "status.podIPs":
-		return at.podIP, nil
+	case "status.podIP":
+		return at.podIPs.first(), nil
+	case "status.podIPs":
+		return at.podIPs.String(), nil
 	case "status.hostIP", "status.hostIPs":
 		return at.hostIP, nil
 	}

@@ -59,7 +59,7 @@ type podController struct {
 	leases      Leases
 	bundles     Bundles
 	objects     *clusterObjects
-	addresses   *addresses
+	addresses   addressPools
 	events      record.EventRecorder
 	// facts tells what every pod gets of the cluster.
 	facts func(ctx context.Context) (*clusterFacts, error)
@@ -203,12 +203,25 @@ func (c *podController) begin() {
 		if pod.Status.PodIP == "" {
 			continue
 		}
-		addr, err := netip.ParseAddr(pod.Status.PodIP)
-		if err != nil || !c.addresses.keep(string(pod.UID), addr) {
-			c.log.Warn("a pod's address is not of the pod CIDR or another pod's; it gets a new one", "pod", podKey(pod), "address", pod.Status.PodIP)
+		if refused := c.addresses.keep(string(pod.UID), addressesOf(pod)); len(refused) > 0 {
+			c.log.Warn("a pod's address is not of the pod CIDR or another pod's; it gets a new one", "pod", podKey(pod), "addresses", refused)
 		}
 	}
 	c.looked("")
+}
+
+// addressesOf are the addresses that a pod's status tells of.
+func addressesOf(pod *corev1.Pod) (addrs []netip.Addr) {
+	ips := pod.Status.PodIPs
+	if len(ips) == 0 {
+		ips = []corev1.PodIP{{IP: pod.Status.PodIP}}
+	}
+	for _, ip := range ips {
+		if addr, err := netip.ParseAddr(ip.IP); err == nil {
+			addrs = append(addrs, addr)
+		}
+	}
+	return addrs
 }
 
 // looked notes that a pod of the start has been decided on. After the last one

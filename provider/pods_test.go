@@ -145,7 +145,7 @@ func inWorldOf(t *testing.T, leases *pool, objects []runtime.Object, test func(w
 		c := &podController{
 			account: w.client,
 			client:  w.client, nodeName: "sanfran", hostIP: "10.0.0.1", idleTimeout: time.Minute,
-			leases: w.pool, bundles: w.pool, objects: newClusterObjects(w.client, time.Now), addresses: cidr,
+			leases: w.pool, bundles: w.pool, objects: newClusterObjects(w.client, time.Now), addresses: addressPools{cidr},
 			events: w.events, facts: factsOf(w.client, "cluster.local"), now: time.Now, log: slog.New(slog.DiscardHandler),
 		}
 		ctx, cancel := context.WithCancel(t.Context())
@@ -404,7 +404,7 @@ func TestStartDoesNotDoubtPodsThatServe(t *testing.T) {
 	for _, initial := range []agentv1.PodState{agentv1.PodState_POD_STATE_UNSPECIFIED, agentv1.PodState_POD_STATE_PREPARING} {
 		t.Run(initial.String(), func(t *testing.T) {
 			serving := hello()
-			serving.Status = podStatus(serving, situation{now: noon, podIP: "10.245.9.9", lease: lease(agentv1.PodState_POD_STATE_ACTIVE, "", "")})
+			serving.Status = podStatus(serving, situation{now: noon, podIPs: podIPs{"10.245.9.9"}, lease: lease(agentv1.PodState_POD_STATE_ACTIVE, "", "")})
 			leases := newPool()
 			leases.initial = initial
 			inWorldOf(t, leases, []runtime.Object{code(), serving}, func(w *world) {

@@ -31,8 +31,9 @@ type Config struct {
 	Version string
 	// MaxPods bounds the pods the node offers (default 10000).
 	MaxPods int64
-	// PodCIDR is where pods' addresses are from.
-	PodCIDR netip.Prefix
+	// PodCIDR is where pods' addresses are from, PodCIDR6 where their IPv6
+	// addresses are from; zero: they have none.
+	PodCIDR, PodCIDR6 netip.Prefix
 	// IdleTimeout parks pods that say nothing else; 0: never.
 	IdleTimeout time.Duration
 	// ClusterDomain is the cluster's DNS domain (default "cluster.local").
@@ -80,7 +81,7 @@ func New(cluster *Cluster, config Config, leases Leases, bundles Bundles, agents
 	if !config.Address.IsValid() || config.Address.IsUnspecified() {
 		return nil, fmt.Errorf("the node's address is %v: give the address at which the API server reaches the kubelet API", config.Address)
 	}
-	pool, err := newAddresses(config.PodCIDR, rand.Uint64(), time.Now)
+	pool, err := newAddressPools(config.PodCIDR, config.PodCIDR6, rand.Uint64(), time.Now)
 	if err != nil {
 		return nil, err
 	}

@@ -121,17 +121,16 @@ func (c *podController) living(ctx context.Context, pod *corev1.Pod) (again time
 		// how it does is still told.
 		s = situation{now: s.now, hostIP: s.hostIP}
 	}
-	addr, err := c.addresses.take(uid)
+	ips, err := c.addresses.take(uid)
 	if err != nil {
 		s.waiting, s.message = reasonNoAddress, err.Error()
 		c.warn(pod, r, reasonNoAddress, err.Error())
 		return 0, errors.Join(err, c.write(ctx, pod, podStatus(pod, s)))
 	}
-	podIP := addr.String()
-	switch inputs := inputsOf(pod, podIP); {
+	switch inputs := inputsOf(pod, ips); {
 	case f == nil:
 	case inputs != r.inputs:
-		if err := c.assign(ctx, pod, r, f, podIP); err != nil {
+		if err := c.assign(ctx, pod, r, f, ips); err != nil {
 			if r.inputs != "" {
 				return 0, err // what runs, runs on
 			}
@@ -140,7 +139,7 @@ func (c *podController) living(ctx context.Context, pod *corev1.Pod) (again time
 		}
 		r.inputs = inputs
 	case c.stale(r):
-		if err := c.renew(ctx, pod, r, f, podIP); err != nil {
+		if err := c.renew(ctx, pod, r, f, ips); err != nil {
 			return 0, err
 		}
 	case !proto.Equal(r.route, c.routeOf(pod, f)):
@@ -149,7 +148,7 @@ func (c *podController) living(ctx context.Context, pod *corev1.Pod) (again time
 		}
 	}
 	c.tellClash(pod, r, f)
-	s.podIP = podIP
+	s.podIPs = ips
 	s.lease = c.leases.Status(uid)
 	if !r.refresh.IsZero() {
 		again = max(r.refresh.Sub(c.now()), time.Second)
@@ -169,9 +168,9 @@ func (c *podController) living(ctx context.Context, pod *corev1.Pod) (again time
 // inputsOf are the parts of a pod that its assignment is made of and that can
 // change. What changes its route alone is not among them. The ConfigMaps and Secrets a pod refers to are read when it is
 // assigned and not again: a pod keeps its revision, as it keeps its image.
-func inputsOf(pod *corev1.Pod, podIP string) string {
+func inputsOf(pod *corev1.Pod, ips podIPs) string {
 	return strings.Join([]string{
-		podIP, fmt.Sprint(pod.Generation),
+		ips.String(), fmt.Sprint(pod.Generation),
 		pod.Labels[LabelFunction],
 		pod.Annotations[AnnotationIdleTimeout], pod.Annotations[AnnotationPark],
 	}, "\x00")
@@ -192,13 +191,13 @@ func (c *podController) stale(r *podRecord) bool {
 }
 
 // assign resolves what the pod refers to, stores its code and asks for a lease.
-func (c *podController) assign(ctx context.Context, pod *corev1.Pod, r *podRecord, f *Function, podIP string) error {
+func (c *podController) assign(ctx context.Context, pod *corev1.Pod, r *podRecord, f *Function, ips podIPs) error {
 	capacity, _ := c.leases.Capacity()
 	facts, err := c.facts(ctx)
 	if err != nil {
 		return err
 	}
-	what, err := resolve(ctx, c.objects, pod, f, place{podIP: podIP, hostIP: c.hostIP, node: capacity, defaults: facts.env})
+	what, err := resolve(ctx, c.objects, pod, f, place{podIPs: ips, hostIP: c.hostIP, node: capacity, defaults: facts.env})
 	if err != nil {
 		return err
 	}
@@ -216,7 +215,7 @@ func (c *podController) assign(ctx context.Context, pod *corev1.Pod, r *podRecor
 	}
 	r.refresh, r.told = what.refresh, ""
 	if pod.Status.PodIP == "" {
-		c.eventf(pod, corev1.EventTypeNormal, "Leased", "Function %q gets a lease at %s: runtime %s, port %d, code %.19s", f.Name, podIP, f.Runtime, f.Port, what.digest)
+		c.eventf(pod, corev1.EventTypeNormal, "Leased", "Function %q gets a lease at %s: runtime %s, port %d, code %.19s", f.Name, ips, f.Runtime, f.Port, what.digest)
 		for _, sentence := range f.Ignored {
 			c.eventf(pod, corev1.EventTypeWarning, "Ignored", "%s", sentence)
 		}
@@ -226,10 +225,10 @@ func (c *podController) assign(ctx context.Context, pod *corev1.Pod, r *podRecor
 
 // renew gives the pod the tokens that are due, and leaves everything else as it
 // was assigned.
-func (c *podController) renew(ctx context.Context, pod *corev1.Pod, r *podRecord, f *Function, podIP string) error {
+func (c *podController) renew(ctx context.Context, pod *corev1.Pod, r *podRecord, f *Function, ips podIPs) error {
 	capacity, _ := c.leases.Capacity()
 	assignment := proto.CloneOf(r.assignment)
-	refresh, err := renewTokens(ctx, c.objects, pod, f, place{podIP: podIP, hostIP: c.hostIP, node: capacity}, assignment)
+	refresh, err := renewTokens(ctx, c.objects, pod, f, place{podIPs: ips, hostIP: c.hostIP, node: capacity}, assignment)
 	if err != nil {
 		return fmt.Errorf("renew the tokens of pod %s: %w", podKey(pod), err)
 	}

@@ -96,7 +96,7 @@ func resolve(ctx context.Context, objects Objects, pod *corev1.Pod, f *Function,
 	}
 	r.assignment = &agentv1.Assignment{
 		PodUid: string(pod.UID), Namespace: pod.Namespace, PodName: pod.Name,
-		Function: f.Name, Revision: rev, Address: at.podIP, Port: f.Port,
+		Function: f.Name, Revision: rev, Address: at.podIPs.first(), Address6: at.podIPs.second(), Port: f.Port,
 		Runtime: f.Runtime, Entry: codePath, Mounts: mounts, Env: env,
 		Resources: f.Resources, Hostname: f.Hostname,
 		Command: expandCommand(f.Command, env), WorkingDir: f.WorkingDir, ParkServer: f.ParkServer,

@@ -63,7 +63,7 @@ func resolveHello(t *testing.T, objects Objects, change ...func(*corev1.Pod)) (*
 		t.Fatal(err)
 	}
 	return resolve(t.Context(), objects, pod, f, place{
-		podIP: "10.245.0.5", hostIP: "10.0.0.1", node: &agentv1.Capacity{MilliCpu: 1500, MemoryBytes: 1 << 30},
+		podIPs: podIPs{"10.245.0.5"}, hostIP: "10.0.0.1", node: &agentv1.Capacity{MilliCpu: 1500, MemoryBytes: 1 << 30},
 		defaults: map[string]string{"KUBERNETES_SERVICE_HOST": "10.96.0.1"},
 	})
 }

@@ -58,7 +58,7 @@ func TestPodThatGoesDuringTheStart(t *testing.T) {
 		t.Fatal(err)
 	}
 	c := &podController{
-		leases: leases, bundles: leases, addresses: cidr, objects: newClusterObjects(nil, time.Now), now: time.Now, log: slog.New(slog.DiscardHandler),
+		leases: leases, bundles: leases, addresses: addressPools{cidr}, objects: newClusterObjects(nil, time.Now), now: time.Now, log: slog.New(slog.DiscardHandler),
 		records:  map[types.UID]*podRecord{},
 		claims:   newClaims(),
 		queue:    workqueue.NewTypedRateLimitingQueue(workqueue.DefaultTypedControllerRateLimiter[types.UID]()),

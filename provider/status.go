@@ -33,8 +33,8 @@ const (
 type situation struct {
 	now    time.Time
 	hostIP string
-	// podIP is empty until the pod has an address.
-	podIP string
+	// podIPs is empty until the pod has an address.
+	podIPs podIPs
 	// lease is how the pod is at its home; nil while it has none.
 	lease *agentv1.PodStatus
 	// waiting and message say why the pod has no lease.
@@ -54,9 +54,11 @@ func podStatus(pod *corev1.Pod, s situation) corev1.PodStatus {
 		status.HostIP = s.hostIP
 		status.HostIPs = []corev1.HostIP{{IP: s.hostIP}}
 	}
-	if s.podIP != "" {
-		status.PodIP = s.podIP
-		status.PodIPs = []corev1.PodIP{{IP: s.podIP}}
+	if len(s.podIPs) > 0 {
+		status.PodIP, status.PodIPs = s.podIPs.first(), nil
+		for _, ip := range s.podIPs {
+			status.PodIPs = append(status.PodIPs, corev1.PodIP{IP: ip})
+		}
 	}
 
 	var names []string

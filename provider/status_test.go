@@ -109,7 +109,7 @@ func TestPodStatus(t *testing.T) {
 
 func TestPodStatusIsWhatAKubeletWrites(t *testing.T) {
 	pod := hello()
-	got := podStatus(pod, situation{now: noon, hostIP: "10.0.0.1", podIP: "10.245.0.5", lease: lease(agentv1.PodState_POD_STATE_ACTIVE, "", "")})
+	got := podStatus(pod, situation{now: noon, hostIP: "10.0.0.1", podIPs: podIPs{"10.245.0.5"}, lease: lease(agentv1.PodState_POD_STATE_ACTIVE, "", "")})
 	at, started := metav1.NewTime(noon), true
 	cond := func(kind corev1.PodConditionType) corev1.PodCondition {
 		return corev1.PodCondition{Type: kind, Status: corev1.ConditionTrue, LastTransitionTime: at, ObservedGeneration: 1}

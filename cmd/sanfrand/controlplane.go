@@ -24,7 +24,7 @@ type controlPlaneOptions struct {
 	sizing         warmpool.PoolSizing
 	identity       string
 	nodeIP         string
-	podCIDR        string
+	podCIDRs       []string
 	name           string
 	grpcAddress    string
 	kubeletAddress string
@@ -65,7 +65,7 @@ func (o *controlPlaneOptions) addFlags(cmd *cobra.Command) {
 	flags.StringVar(&o.cluster.NodeName, "virtual-node", "sanfran", "name of the virtual node")
 	flags.StringVar(&o.node.Group, "virtual-node-group", "", "value of the label sanfran.dev/virtual-node (default sanfran)")
 	flags.StringVar(&o.nodeIP, "node-ip", "", "address at which the API server reaches --kubelet-address (required)")
-	flags.StringVar(&o.podCIDR, "pod-cidr", "10.245.0.0/16", "range of function pods' addresses")
+	flags.StringSliceVar(&o.podCIDRs, "pod-cidr", []string{"10.245.0.0/16"}, "range of function pods' addresses, and one of IPv6 behind a comma")
 	flags.Int64Var(&o.node.MaxPods, "max-pods", 10000, "how many pods the virtual node takes at most")
 	flags.DurationVar(&o.node.IdleTimeout, "idle-timeout", time.Minute, "how long a pod may be without activity before it is parked; 0: never")
 	flags.StringVar(&o.node.ClusterDomain, "cluster-domain", "cluster.local", "the cluster's DNS domain")
@@ -93,7 +93,7 @@ func (o *controlPlaneOptions) complete() (err error) {
 	if o.node.Address, err = netip.ParseAddr(o.nodeIP); err != nil {
 		return fmt.Errorf("--node-ip: %w", err)
 	}
-	if o.node.PodCIDR, err = netip.ParsePrefix(o.podCIDR); err != nil {
+	if o.node.PodCIDR, o.node.PodCIDR6, err = bothFamilies(o.podCIDRs, netip.ParsePrefix, isPrefix4); err != nil {
 		return fmt.Errorf("--pod-cidr: %w", err)
 	}
 	o.cluster.Identity = provider.Identity(o.identity)
