@@ -21,6 +21,8 @@ func TestChartValuesMakeValidObjects(t *testing.T) {
 		"no admission rules": {"admissionPolicy.enabled=false"},
 		"runc":               {"agent.ociRuntime=runc"},
 		"host names":         {"gateway.hostSuffix=functions.example.com", "gateway.queueMemoryMiB=16"},
+		"dual stack":         {"virtualNode.podCIDRv6=fd10:245::/64", "agent.networkCIDRv6=fd10:246::/64"},
+		"tproxy":             {"agent.podAddresses=tproxy"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			// A release of another name, so that nothing of the installed one is
@@ -50,6 +52,8 @@ func TestChartRefusesWhatItDoesNotKnow(t *testing.T) {
 		"agent.idleTimeout=60":               "idleTimeout",
 		"agent.ociRuntime=runsc":             "ociRuntime",
 		"virtualNode.podCIDR=10.245.0.0":     "podCIDR",
+		"virtualNode.podCIDRv6=10.245.0.0/8": "podCIDRv6",
+		"agent.podAddresses=redirect":        "podAddresses",
 		"controlPlane.kubernetesIdentity=me": "kubernetesIdentity",
 		"gateway.servcie.type=NodePort":      "servcie",
 		"image.digest=latest":                "digest",

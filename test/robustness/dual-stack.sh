@@ -3,4 +3,5 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 unset KUBECONFIG
-CLUSTER_FLAGS=--dual-stack E2E_CLUSTER=sanfran-long test/e2e/run.sh
+HELM_FLAGS="--set virtualNode.podCIDRv6=fd53:245::/64,agent.networkCIDRv6=fd53:246::/64" \
+  CLUSTER_FLAGS=--dual-stack E2E_CLUSTER=sanfran-long test/e2e/run.sh

@@ -60,3 +60,8 @@ nodeAffinity:
       - matchExpressions:
           - {key: type, operator: NotIn, values: [virtual-kubelet]}
 {{- end -}}
+
+{{/* The ranges of function pods' addresses. */}}
+{{- define "sanfran.podCIDRs" -}}
+{{ .Values.virtualNode.podCIDR }}{{ with .Values.virtualNode.podCIDRv6 }},{{ . }}{{ end }}
+{{- end }}
