@@ -73,3 +73,8 @@ func firstLine(message string) string {
 	line, _, _ := strings.Cut(message, "\n")
 	return line
 }
+
+// policyIgnored records that a policy for the pod is not enforced.
+func (c *podController) policyIgnored(pod *corev1.Pod, message string) {
+	c.eventf(pod, corev1.EventTypeWarning, reasonPolicyIgnored, "%s", message)
+}

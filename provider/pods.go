@@ -60,6 +60,7 @@ type podController struct {
 	bundles     Bundles
 	objects     *clusterObjects
 	addresses   addressPools
+	policies    *policies
 	events      record.EventRecorder
 	// facts tells what every pod gets of the cluster.
 	facts func(ctx context.Context) (*clusterFacts, error)
@@ -208,6 +209,16 @@ func (c *podController) begin() {
 		}
 	}
 	c.looked("")
+}
+
+// ofNamespace are the node's pods of a namespace; none before the first list.
+func (c *podController) ofNamespace(namespace string) (pods []*corev1.Pod) {
+	for _, pod := range c.known() {
+		if pod.Namespace == namespace {
+			pods = append(pods, pod)
+		}
+	}
+	return pods
 }
 
 // addressesOf are the addresses that a pod's status tells of.

@@ -148,13 +148,17 @@ func inWorldOf(t *testing.T, leases *pool, objects []runtime.Object, test func(w
 			leases: w.pool, bundles: w.pool, objects: newClusterObjects(w.client, time.Now), addresses: addressPools{cidr},
 			events: w.events, facts: factsOf(w.client, "cluster.local"), now: time.Now, log: slog.New(slog.DiscardHandler),
 		}
+		c.policies = newPolicies(w.client, time.Now(), c.ofNamespace, c.policyIgnored)
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error)
 		go func() { done <- c.run(ctx) }()
+		go func() { done <- c.policies.run(ctx) }()
 		defer func() {
 			cancel()
-			if err := <-done; err != nil {
-				t.Errorf("run ended with %v", err)
+			for range 2 {
+				if err := <-done; err != nil {
+					t.Errorf("run ended with %v", err)
+				}
 			}
 		}()
 		w.settle()

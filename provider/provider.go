@@ -56,6 +56,14 @@ type Provider struct {
 	log     *slog.Logger
 }
 
+func (c Config) podCIDRs() []netip.Prefix {
+	cidrs := []netip.Prefix{c.PodCIDR}
+	if c.PodCIDR6.IsValid() {
+		cidrs = append(cidrs, c.PodCIDR6)
+	}
+	return cidrs
+}
+
 // Agents is how the node reaches into its pods.
 type Agents interface {
 	Logs
@@ -100,6 +108,7 @@ func New(cluster *Cluster, config Config, leases Leases, bundles Bundles, agents
 		objects: newClusterObjects(cluster.node, time.Now), addresses: pool,
 		facts: factsOf(cluster.node, config.ClusterDomain), now: time.Now, log: p.log,
 	}
+	p.pods.policies = newPolicies(cluster.account, p.virtual.since, p.pods.ofNamespace, p.pods.policyIgnored)
 	known := p.pods.known
 	p.api = kubeletAPI{
 		pods:     known,
@@ -124,6 +133,9 @@ func (p *Provider) Run(ctx context.Context) error {
 	}))
 	defer broadcaster.Shutdown()
 	broadcaster.StartRecordingToSink(&typedcorev1.EventSinkImpl{Interface: p.cluster.node.CoreV1().Events("")})
+	if err := checkRanges(ctx, p.cluster.account, p.config.podCIDRs(), p.log); err != nil {
+		return err
+	}
 	p.pods.events = broadcaster.NewRecorder(scheme.Scheme, corev1.EventSource{Component: "sanfran", Host: p.virtual.name})
 
 	access := &kubeletAccess{
@@ -133,6 +145,7 @@ func (p *Provider) Run(ctx context.Context) error {
 	parts := []func(context.Context) error{
 		p.cluster.Run,
 		p.pods.run,
+		p.pods.policies.run,
 		func(ctx context.Context) error {
 			return runNode(ctx, p.cluster.beat, p.virtual, p.pods.leases, p.log)
 		},

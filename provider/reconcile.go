@@ -216,6 +216,7 @@ func (c *podController) assign(ctx context.Context, pod *corev1.Pod, r *podRecor
 	r.refresh, r.told = what.refresh, ""
 	if pod.Status.PodIP == "" {
 		c.eventf(pod, corev1.EventTypeNormal, "Leased", "Function %q gets a lease at %s: runtime %s, port %d, code %.19s", f.Name, ips, f.Runtime, f.Port, what.digest)
+		c.policies.arrived(pod)
 		for _, sentence := range f.Ignored {
 			c.eventf(pod, corev1.EventTypeWarning, "Ignored", "%s", sentence)
 		}
