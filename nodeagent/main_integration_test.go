@@ -29,7 +29,10 @@ import (
 )
 
 // nodeIP is the node's address there.
-const nodeIP = "192.0.2.2"
+const (
+	nodeIP  = "192.0.2.2"
+	nodeIP6 = "2001:db8::2"
+)
 
 // Set for a copy of the test binary that is nothing but an agent: its work
 // directory, and where its control plane is. The BPF filesystem is the parent's.
@@ -164,28 +167,33 @@ func prepareNode() error {
 		if err := netlink.LinkAdd(&netlink.Veth{LinkAttrs: attrs, PeerName: "uplink", PeerNamespace: netlink.NsFd(int(node.Fd()))}); err != nil {
 			return err
 		}
-		if err := up("node", "192.0.2.1/24"); err != nil {
+		if err := up("node", "192.0.2.1/24", "2001:db8::1/64"); err != nil {
 			return err
 		}
 		// As a cluster's network leads function pods' addresses to a node.
-		return netlink.RouteAdd(&netlink.Route{
+		return errors.Join(netlink.RouteAdd(&netlink.Route{
 			Dst: &net.IPNet{IP: net.IPv4(10, 245, 0, 0), Mask: net.CIDRMask(16, 32)}, Gw: net.ParseIP(nodeIP),
-		})
+		}), netlink.RouteAdd(&netlink.Route{
+			Dst: &net.IPNet{IP: net.ParseIP("fd10:245::"), Mask: net.CIDRMask(64, 128)}, Gw: net.ParseIP(nodeIP6),
+		}))
 	}); err != nil {
 		return err
 	}
-	return errors.Join(up("lo", ""), up("uplink", nodeIP+"/24"), testnode.HideUnified())
+	return errors.Join(up("lo"), up("uplink", nodeIP+"/24", nodeIP6+"/64"), testnode.HideUnified())
 }
 
-func up(name, address string) error {
+func up(name string, addresses ...string) error {
 	link, err := netlink.LinkByName(name)
 	if err != nil {
 		return fmt.Errorf("%s: %w", name, err)
 	}
-	if address != "" {
+	for _, address := range addresses {
 		addr, err := netlink.ParseAddr(address)
 		if err != nil {
 			return err
+		}
+		if addr.IP.To4() == nil {
+			addr.Flags = unix.IFA_F_NODAD
 		}
 		if err := netlink.AddrAdd(link, addr); err != nil {
 			return fmt.Errorf("%s: %w", name, err)
@@ -220,7 +228,11 @@ func dialWorld(_ context.Context, _, address string) (conn net.Conn, err error) 
 			return err
 		}
 		// By hand: package net may connect on another thread.
-		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+		family, name := unix.AF_INET6, unix.Sockaddr(&unix.SockaddrInet6{Addr: to.Addr().As16(), Port: int(to.Port())})
+		if to.Addr().Is4() {
+			family, name = unix.AF_INET, &unix.SockaddrInet4{Addr: to.Addr().As4(), Port: int(to.Port())}
+		}
+		fd, err := unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 		if err != nil {
 			return err
 		}
@@ -229,7 +241,7 @@ func dialWorld(_ context.Context, _, address string) (conn net.Conn, err error) 
 		if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_SNDTIMEO, &unix.Timeval{Sec: 5}); err != nil {
 			return err
 		}
-		if err := unix.Connect(fd, &unix.SockaddrInet4{Addr: to.Addr().As4(), Port: int(to.Port())}); err != nil {
+		if err := unix.Connect(fd, name); err != nil {
 			return fmt.Errorf("connect to %s from beyond the node: %w", address, err)
 		}
 		conn, err = net.FileConn(socket)
