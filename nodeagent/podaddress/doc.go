@@ -1,9 +1,10 @@
 // Package podaddress makes a node answer on function pods' addresses.
 //
-// Function pods share a CIDR, and every node owns the whole of it: a route of
-// type local leads each of its addresses, on every port, into the node's own
-// network stack (AnyIP). Which listening socket then gets a connection is decided
-// by a BPF sk_lookup program on the node's network namespace:
+// Function pods share a CIDR, in a dual-stack cluster one of each family, and every
+// node owns the whole of it: a route of type local leads each of its addresses, on
+// every port, into the node's own network stack (AnyIP). Which listening socket then
+// gets a connection is decided by a BPF sk_lookup program on the node's network
+// namespace:
 //
 //	address not assigned                 dropped; the client sees a reset
 //	assigned, a container active here    the container's own listening socket
@@ -23,7 +24,14 @@
 // reaches the agent, and a restarted agent takes all parked pods over with one
 // update. Buckets are for spreading a pod's connections over several instances;
 // today each address has bucket 0 only. Keys hold sixteen bytes of address, IPv4
-// in its IPv6-mapped form, so that IPv6 can follow.
+// in its IPv6-mapped form.
+//
+// A kernel without sk_lookup gets a table of nftables rules instead, which lead
+// connections by tproxy (see tproxy_rules.go). What is assigned and directed is in
+// the table's sets, which outlive the agent as the maps do. The promises are the
+// same, and so are the tests; but rules can be flushed, and until Reconcile has them
+// back the node's own services answer on functions' addresses. A change takes a
+// transaction: 0.3 ms to direct an address, some 10 ms to park it, in place of 10 µs.
 //
 // Connections that are already established are untouched by any of this: the
 // kernel asks the program only when it looks for a listener. Pings to any address

@@ -10,7 +10,6 @@ import (
 	"github.com/google/nftables"
 	"golang.org/x/sys/unix"
 
-	"sanfran.dev/internal/failpoint"
 	"sanfran.dev/nodeagent/nftable"
 )
 
@@ -44,7 +43,7 @@ func openTProxy(config Config) (*tproxy, error) {
 	if t.led, err = t.readTable(); err != nil {
 		return nil, err
 	}
-	if err := failpoint.After("pod addresses: table installed", t.install(false)); err != nil {
+	if err := t.install(false); err != nil {
 		return nil, err
 	}
 	// The table stands: what an earlier run of the other way has left may go.
