@@ -80,11 +80,18 @@ func localAddress(r *http.Request) netip.Addr {
 	if local == nil {
 		return netip.Addr{}
 	}
-	addr, err := netip.ParseAddrPort(local.String())
-	if err != nil {
-		return netip.Addr{}
+	return localAddrPort(local).Addr()
+}
+
+// localAddrPort is a connection's own address; IPv4 is IPv4, also on a socket of
+// both families.
+func localAddrPort(local net.Addr) netip.AddrPort {
+	tcp, ok := local.(*net.TCPAddr)
+	if !ok {
+		return netip.AddrPort{}
 	}
-	return addr.Addr().Unmap()
+	at := tcp.AddrPort()
+	return netip.AddrPortFrom(at.Addr().Unmap(), at.Port())
 }
 
 // deliveries is how many containers one request is offered to. The first may
@@ -277,7 +284,7 @@ func (a *Agent) takeOver(i *instance) {
 			return
 		}
 		handler := http.HandlerFunc(a.serveAddress)
-		if local, ok := conn.LocalAddr().(*net.TCPAddr); ok && local.AddrPort() == port {
+		if localAddrPort(conn.LocalAddr()) == port {
 			handler = func(w http.ResponseWriter, _ *http.Request) {
 				w.Header().Set("Connection", "close")
 				w.Header().Set(router.HeaderRefused, i.nonce)
