@@ -208,10 +208,12 @@ func Open(ctx context.Context, config Config) (_ *Network, err error) {
 	if n.links, err = netlink.NewHandle(); err != nil {
 		return nil, fmt.Errorf("netlink: %w", err)
 	}
-	if n.rules, err = installRules(config); err != nil {
+	if err := failpoint.After("network: rules installed", installRules(config)); err != nil {
 		return nil, err
 	}
-	failpoint.Here("network: rules installed")
+	if n.rules, err = nftable.Watch(TableName, chains...); err != nil {
+		return nil, err
+	}
 	if n.config.MTU == 0 {
 		if n.config.MTU, err = n.defaultMTU(); err != nil {
 			return nil, err
@@ -248,7 +250,7 @@ func (n *Network) Reconcile(ctx context.Context) (mended []string, err error) {
 		return nil, err
 	}
 	if !intact {
-		if n.rules, err = installRules(n.config); err != nil {
+		if err := errors.Join(installRules(n.config), n.rules.Installed()); err != nil {
 			return nil, err
 		}
 		mended = append(mended, "nftables table inet "+TableName)

@@ -13,7 +13,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sanfran.dev/nodeagent/network/ranges"
-	"sanfran.dev/nodeagent/nftable"
 )
 
 // TableName is the nftables table (family inet) that belongs to this package
@@ -27,10 +26,10 @@ const (
 )
 
 // installRules replaces our table in one transaction.
-func installRules(config Config) (*nftable.Watched, error) {
+func installRules(config Config) error {
 	conn, err := nftables.New()
 	if err != nil {
-		return nil, fmt.Errorf("nftables: %w", err)
+		return fmt.Errorf("nftables: %w", err)
 	}
 	table := &nftables.Table{Name: TableName, Family: nftables.TableFamilyINet}
 	// Add makes the deletion valid on a node that has no such table yet.
@@ -51,7 +50,7 @@ func installRules(config Config) (*nftable.Watched, error) {
 
 	bounds, err := addBounds(conn, table, config)
 	if err != nil {
-		return nil, err
+		return err
 	}
 
 	// Into the node.
@@ -121,10 +120,13 @@ func installRules(config Config) (*nftable.Watched, error) {
 	}
 
 	if err := conn.Flush(); err != nil {
-		return nil, fmt.Errorf("install nftables table inet %s (needs CAP_NET_ADMIN and nf_tables, nft_masq, nft_limit, nft_connlimit in the kernel): %w", TableName, err)
+		return fmt.Errorf("install nftables table inet %s (needs CAP_NET_ADMIN and nf_tables, nft_masq, nft_limit, nft_connlimit in the kernel): %w", TableName, err)
 	}
-	return nftable.Watch(TableName, toNode.Name, input.Name, outward.Name, inward.Name, forward.Name, postrouting.Name, bounds.Name)
+	return nil
 }
+
+// chains are those of the table.
+var chains = []string{"container_to_node", "input", "container_outward", "container_inward", "forward", "postrouting", "container_bounds"}
 
 func removeRules() error {
 	conn, err := nftables.New()

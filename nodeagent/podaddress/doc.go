@@ -22,8 +22,8 @@
 // address; a pod without an entry of its own falls back to it. So parking is one
 // deletion, a container that dies takes its entry with it and the next connection
 // reaches the agent, and a restarted agent takes all parked pods over with one
-// update. Buckets are for spreading a pod's connections over several instances;
-// today each address has bucket 0 only. Keys hold sixteen bytes of address, IPv4
+// update. Buckets spread an address's connections over several sockets, by the
+// client's port; with one socket there is one bucket. Keys hold sixteen bytes of address, IPv4
 // in its IPv6-mapped form.
 //
 // A kernel without sk_lookup gets a table of nftables rules instead, which lead

@@ -99,36 +99,76 @@ func (k *skLookup) assign(addr netip.Addr) error {
 	if err := k.park(addr); err != nil {
 		return err
 	}
-	err := k.addresses.Put(keyOf(addr), oneBucket)
+	err := k.addresses.Put(keyOf(addr), uint32(1))
 	if errors.Is(err, unix.E2BIG) {
 		return fmt.Errorf("%d addresses are assigned already, the most there can be: %w", MaxAddresses, err)
 	}
 	return err
 }
 
-func (k *skLookup) direct(addr netip.Addr, fd int) error {
-	var buckets uint32
-	if err := k.addresses.Lookup(keyOf(addr), &buckets); err != nil {
-		if errors.Is(err, ebpf.ErrKeyNotExist) {
-			err = ErrNotAssigned
-		}
+func (k *skLookup) direct(addr netip.Addr, fds []int) error {
+	before, err := k.buckets(addr)
+	if err != nil {
 		return err
 	}
-	return k.sockets.Put(keyOf(addr), uint64(fd))
+	if before == 0 {
+		return ErrNotAssigned
+	}
+	for bucket, fd := range fds {
+		if err := k.sockets.Put(keyOf(addr).in(uint32(bucket)), uint64(fd)); err != nil {
+			return err
+		}
+	}
+	now := uint32(len(fds))
+	if now == before {
+		return nil
+	}
+	// Every bucket that is looked at has its socket all the time.
+	if err := k.addresses.Put(keyOf(addr), now); err != nil {
+		return err
+	}
+	return k.undirect(addr, now, before)
 }
 
-func (k *skLookup) park(addr netip.Addr) error {
-	if err := k.sockets.Delete(keyOf(addr)); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
-		return fmt.Errorf("take the container's socket away: %w", err)
+// buckets is how many an address has; 0: it is not assigned.
+func (k *skLookup) buckets(addr netip.Addr) (n uint32, err error) {
+	err = k.addresses.Lookup(keyOf(addr), &n)
+	if errors.Is(err, ebpf.ErrKeyNotExist) {
+		return 0, nil
+	}
+	return n, err
+}
+
+// undirect takes the sockets of buckets away, from first on.
+func (k *skLookup) undirect(addr netip.Addr, first, buckets uint32) error {
+	for bucket := first; bucket < buckets; bucket++ {
+		if err := k.sockets.Delete(keyOf(addr).in(bucket)); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+			return fmt.Errorf("take the container's socket away: %w", err)
+		}
 	}
 	return nil
 }
 
+func (k *skLookup) park(addr netip.Addr) error {
+	buckets, err := k.buckets(addr)
+	if err != nil {
+		return err
+	}
+	if err := k.undirect(addr, 0, max(buckets, 1)); err != nil || buckets <= 1 {
+		return err
+	}
+	return k.addresses.Put(keyOf(addr), uint32(1))
+}
+
 func (k *skLookup) remove(addr netip.Addr) error {
+	buckets, err := k.buckets(addr)
+	if err != nil {
+		return err
+	}
 	if err := k.addresses.Delete(keyOf(addr)); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
 		return err
 	}
-	return k.park(addr)
+	return k.undirect(addr, 0, max(buckets, 1))
 }
 
 func (k *skLookup) assigned() ([]netip.Addr, error) {

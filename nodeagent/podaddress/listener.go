@@ -26,6 +26,22 @@ func withListener(listener syscall.Conn, ipv6 bool, use func(fd int) error) erro
 	return errors.Join(err, useErr)
 }
 
+// withListeners is withListener of several.
+func withListeners(listeners []syscall.Conn, ipv6 bool, use func(fds []int) error) error {
+	var fds []int
+	var next func(rest []syscall.Conn) error
+	next = func(rest []syscall.Conn) error {
+		if len(rest) == 0 {
+			return use(fds)
+		}
+		return withListener(rest[0], ipv6, func(fd int) error {
+			fds = append(fds, fd)
+			return next(rest[1:])
+		})
+	}
+	return next(listeners)
+}
+
 // checkListener says what is wrong with a socket that the kernel would refuse,
 // or take and never use.
 func checkListener(fd int, ipv6 bool) error {

@@ -125,9 +125,9 @@ func (c Config) source(cidr netip.Prefix) netip.Addr {
 type leader interface {
 	// assign leads an address to the agent's listener.
 	assign(addr netip.Addr) error
-	// direct leads an address to a listening socket; ErrNotAssigned if it is not
-	// assigned. The kernel's word for a socket that cannot be is wrapped.
-	direct(addr netip.Addr, fd int) error
+	// direct leads an address to listening sockets, one at least; ErrNotAssigned if
+	// it is not assigned. The kernel's word for a socket that cannot be is wrapped.
+	direct(addr netip.Addr, fds []int) error
 	// park leads to the agent's listener again.
 	park(addr netip.Addr) error
 	remove(addr netip.Addr) error
@@ -272,8 +272,20 @@ func (o *Owner) Assign(addr netip.Addr) error {
 // last duplicate of the socket is closed, connections reach the agent again; a
 // duplicate that nobody accepts on keeps them waiting, so Park first.
 func (o *Owner) Direct(addr netip.Addr, listener syscall.Conn) error {
+	return o.Spread(addr, listener)
+}
+
+// MaxListeners is how many listening sockets an address can be led to.
+const MaxListeners = 8
+
+// Spread is Direct to several containers' sockets, which share the connections by
+// their clients' ports. Those of a socket that is closed reach the agent.
+func (o *Owner) Spread(addr netip.Addr, listeners ...syscall.Conn) error {
+	if len(listeners) == 0 || len(listeners) > MaxListeners {
+		return fmt.Errorf("direct %v to %d sockets: give 1 to %d", addr, len(listeners), MaxListeners)
+	}
 	return o.change("direct", addr, func() error {
-		return withListener(listener, addr.Is6(), func(fd int) error { return o.leader.direct(addr, fd) })
+		return withListeners(listeners, addr.Is6(), func(fds []int) error { return o.leader.direct(addr, fds) })
 	})
 }
 

@@ -240,6 +240,57 @@ func TestAddressOfADeadContainerFallsBackToTheAgent(t *testing.T) {
 	})
 }
 
+// Several containers of a pod share its connections, whatever comes and goes.
+func TestSeveralSocketsShareAnAddress(t *testing.T) {
+	eachNode(t, func(n node) {
+		owner := n.openOwner(serve(n.T, "agent", "127.0.0.1:7071").listener)
+		one, two, three := serve(n.T, "one", "127.0.0.1:20001"), serve(n.T, "two", "127.0.0.1:20002"), serve(n.T, "three", "127.0.0.1:20003")
+		must(n.T, owner.Assign(n.hello))
+		must(n.T, owner.Assign(n.other))
+		// shares counts who answers. Clients' ports are the kernel's choice.
+		const calls = 240
+		shares := func() map[string]int {
+			n.Helper()
+			counts := map[string]int{}
+			for range calls {
+				answer, err := call(netip.AddrPortFrom(n.hello, 80).String(), patience)
+				must(n.T, err)
+				name, _, _ := strings.Cut(answer, " ")
+				counts[name]++
+			}
+			mustAnswer(n.T, "agent", n.other, 80)
+			return counts
+		}
+		want := func(when string, counts map[string]int, names ...string) {
+			n.Helper()
+			n.Logf("%s: %v", when, counts)
+			for _, name := range names {
+				if counts[name] < calls/len(names)/3 {
+					n.Errorf("%s: %s has %d of %d", when, name, counts[name], calls)
+				}
+			}
+			if len(counts) != len(names) {
+				n.Errorf("%s: %v answered, want %v", when, counts, names)
+			}
+		}
+		must(n.T, owner.Spread(n.hello, one.listener, two.listener, three.listener))
+		want("three", shares(), "one", "two", "three")
+		must(n.T, owner.Spread(n.hello, one.listener, two.listener))
+		want("two", shares(), "one", "two")
+		two.close()
+		want("one of two is dead", shares(), "one", "agent")
+		must(n.T, owner.Direct(n.hello, three.listener))
+		want("another alone", shares(), "three")
+		must(n.T, owner.Spread(n.hello, one.listener, three.listener))
+		must(n.T, owner.Park(n.hello))
+		want("parked", shares(), "agent")
+		must(n.T, owner.Spread(n.hello, one.listener, three.listener))
+		must(n.T, owner.Remove(n.hello))
+		must(n.T, owner.Assign(n.hello))
+		want("the next pod of the address", shares(), "agent")
+	})
+}
+
 func TestEstablishedConnectionsOutliveEveryChange(t *testing.T) {
 	eachNode(t, func(n node) {
 		owner := n.openOwner(serve(n.T, "agent", "127.0.0.1:7071").listener)

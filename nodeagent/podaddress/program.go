@@ -17,15 +17,19 @@ type key struct {
 	Bucket uint32
 }
 
-// oneBucket is the value of an assigned address: how many buckets it has.
-const oneBucket uint32 = 1
-
 var agentKey = key{}
 
 func keyOf(addr netip.Addr) key { return key{Addr: addr.As16()} }
 
+// in is the key of another bucket of the address.
+func (k key) in(bucket uint32) key {
+	k.Bucket = bucket
+	return k
+}
+
 func (k key) addr() netip.Addr { return netip.AddrFrom16(k.Addr).Unmap() }
 
+// assignedSpec's value is how many buckets an address has, one or more.
 func assignedSpec() *ebpf.MapSpec {
 	return &ebpf.MapSpec{
 		Name: "sanfran_assigned", Type: ebpf.Hash,
@@ -44,13 +48,14 @@ func socketsSpec() *ebpf.MapSpec {
 
 // Offsets into struct bpf_sk_lookup, and the kernel's constants (linux/bpf.h).
 const (
-	offFamily   = 8
-	offProtocol = 12
-	offLocalIP4 = 40
-	offLocalIP6 = 44
-	verdictDrop = 0
-	verdictPass = 1
-	flagReplace = 1 // BPF_SK_LOOKUP_F_REPLACE
+	offFamily     = 8
+	offProtocol   = 12
+	offRemotePort = 36
+	offLocalIP4   = 40
+	offLocalIP6   = 44
+	verdictDrop   = 0
+	verdictPass   = 1
+	flagReplace   = 1 // BPF_SK_LOOKUP_F_REPLACE
 )
 
 // Where the key lies on the program's stack.
@@ -88,14 +93,26 @@ func lookupProgram(cidrs []netip.Prefix, assigned, sockets *ebpf.Map) *ebpf.Prog
 		asm.StoreImm(asm.RFP, stackBucket, 0, asm.Word),
 	)
 	add(lookup(assigned)...)
-	add(asm.JEq.Imm(asm.R0, 0, "drop"))
+	// Clients' ports are often all even, or all odd: their product with 2³²/φ has
+	// bits that are neither (Knuth, TAOCP 6.4).
+	const golden = 0x9e3779b1 - 1<<32
+	add(asm.JEq.Imm(asm.R0, 0, "drop"),
+		asm.LoadMem(asm.R8, asm.R0, 0, asm.Word),
+		asm.JLT.Imm(asm.R8, 2, "bucket"),
+		asm.LoadMem(asm.R1, asm.R6, offRemotePort, asm.Half),
+		asm.Mul.Imm32(asm.R1, golden),
+		asm.RSh.Imm32(asm.R1, 16),
+		asm.Mod.Reg32(asm.R1, asm.R8),
+		asm.StoreMem(asm.RFP, stackBucket, asm.R1, asm.Word),
+		asm.Mov.Imm(asm.R1, 0).WithSymbol("bucket"))
 	add(lookup(sockets)...)
 	add(asm.JNE.Imm(asm.R0, 0, "assign"),
 		// No container here: the agent's listener, under the zero key.
 		asm.StoreImm(asm.RFP, stackAddr, 0, asm.Word),
 		asm.StoreImm(asm.RFP, stackAddr+4, 0, asm.Word),
 		asm.StoreImm(asm.RFP, stackAddr+8, 0, asm.Word),
-		asm.StoreImm(asm.RFP, stackAddr+12, 0, asm.Word))
+		asm.StoreImm(asm.RFP, stackAddr+12, 0, asm.Word),
+		asm.StoreImm(asm.RFP, stackBucket, 0, asm.Word))
 	add(lookup(sockets)...)
 	add(asm.JEq.Imm(asm.R0, 0, "drop"))
 

@@ -25,10 +25,13 @@ type tproxy struct {
 	agent  netip.AddrPort
 	table  *nftables.Table
 	rules  *nftable.Watched
-	// led are the assigned addresses, and where they are directed to; the zero
-	// AddrPort is the agent's listener.
-	led map[netip.Addr]netip.AddrPort
+	// led are the assigned addresses, and where they are directed to.
+	led map[netip.Addr]sockets
 }
+
+// sockets are where each bucket of an address's connections is led; the zero AddrPort
+// is the agent's listener.
+type sockets [MaxListeners]netip.AddrPort
 
 // openTProxy installs the table, or takes over that of an earlier run.
 func openTProxy(config Config) (*tproxy, error) {
@@ -84,32 +87,38 @@ func (t *tproxy) assign(addr netip.Addr) error {
 	if _, ok := t.led[addr]; !ok && len(t.led) >= MaxAddresses {
 		return fmt.Errorf("%d addresses are assigned already, the most there can be", MaxAddresses)
 	}
-	return t.lead(addr, netip.AddrPort{})
+	return t.lead(addr, sockets{})
 }
 
-func (t *tproxy) direct(addr netip.Addr, fd int) error {
+func (t *tproxy) direct(addr netip.Addr, fds []int) error {
 	if _, ok := t.led[addr]; !ok {
 		return ErrNotAssigned
 	}
-	at, err := transparent(fd)
-	if err != nil {
-		return err
+	var to sockets
+	for i, fd := range fds {
+		at, err := transparent(fd)
+		if err != nil {
+			return err
+		}
+		if at.Addr().Is6() && addr.Is4() {
+			return fmt.Errorf("%w: it is bound to %v, which connections to IPv4 addresses cannot be led to by %s", ErrNotListener, at, TProxy)
+		}
+		for bucket := i; bucket < len(to); bucket += len(fds) {
+			to[bucket] = at
+		}
 	}
-	if at.Addr().Is6() && addr.Is4() {
-		return fmt.Errorf("%w: it is bound to %v, which connections to IPv4 addresses cannot be led to by %s", ErrNotListener, at, TProxy)
-	}
-	return t.lead(addr, at)
+	return t.lead(addr, to)
 }
 
 func (t *tproxy) park(addr netip.Addr) error {
 	if _, ok := t.led[addr]; !ok {
 		return nil
 	}
-	return t.lead(addr, netip.AddrPort{})
+	return t.lead(addr, sockets{})
 }
 
 // lead changes the table's sets in one transaction.
-func (t *tproxy) lead(addr netip.Addr, to netip.AddrPort) error {
+func (t *tproxy) lead(addr netip.Addr, to sockets) error {
 	before, assigned := t.led[addr]
 	if assigned && before == to {
 		return nil
@@ -120,11 +129,11 @@ func (t *tproxy) lead(addr netip.Addr, to netip.AddrPort) error {
 		if !assigned {
 			err = conn.SetAddElements(t.assignedSet(family), []nftables.SetElement{{Key: addr.AsSlice()}})
 		}
-		if before.IsValid() {
-			err = errors.Join(err, conn.SetDeleteElements(t.socketsMap(family), []nftables.SetElement{socketElement(addr, before)}))
+		if before != (sockets{}) {
+			err = errors.Join(err, conn.SetDeleteElements(t.socketsMap(family), socketElements(addr, before)))
 		}
-		if to.IsValid() {
-			err = errors.Join(err, conn.SetAddElements(t.socketsMap(family), []nftables.SetElement{socketElement(addr, to)}))
+		if to != (sockets{}) {
+			err = errors.Join(err, conn.SetAddElements(t.socketsMap(family), socketElements(addr, to)))
 		}
 		return err
 	}, func() { t.led[addr] = to })
@@ -138,8 +147,8 @@ func (t *tproxy) remove(addr netip.Addr) error {
 	return t.change(func(conn *nftables.Conn) error {
 		family := familyOfAddr(addr)
 		err := conn.SetDeleteElements(t.assignedSet(family), []nftables.SetElement{{Key: addr.AsSlice()}})
-		if before.IsValid() {
-			err = errors.Join(err, conn.SetDeleteElements(t.socketsMap(family), []nftables.SetElement{socketElement(addr, before)}))
+		if before != (sockets{}) {
+			err = errors.Join(err, conn.SetDeleteElements(t.socketsMap(family), socketElements(addr, before)))
 		}
 		return err
 	}, func() { delete(t.led, addr) })
@@ -194,8 +203,8 @@ func (t *tproxy) mend() ([]string, error) {
 }
 
 // readTable is what the table's sets say; nothing without a table.
-func (t *tproxy) readTable() (map[netip.Addr]netip.AddrPort, error) {
-	led := map[netip.Addr]netip.AddrPort{}
+func (t *tproxy) readTable() (map[netip.Addr]sockets, error) {
+	led := map[netip.Addr]sockets{}
 	if there, err := nftable.Exists(TableName); err != nil || !there {
 		return led, err
 	}
@@ -210,15 +219,17 @@ func (t *tproxy) readTable() (map[netip.Addr]netip.AddrPort, error) {
 		}
 		for _, element := range elements {
 			if addr, ok := netip.AddrFromSlice(element.Key); ok {
-				led[addr] = netip.AddrPort{}
+				led[addr] = sockets{}
 			}
 		}
 		if elements, err = conn.GetSetElements(t.socketsMap(family)); err != nil {
 			return nil, fmt.Errorf("read nftables table inet %s: %w", TableName, err)
 		}
 		for _, element := range elements {
-			if addr, to, ok := parseSocketElement(element); ok {
-				led[addr] = to
+			if addr, bucket, to, ok := parseSocketElement(element); ok {
+				all := led[addr]
+				all[bucket] = to
+				led[addr] = all
 			}
 		}
 	}

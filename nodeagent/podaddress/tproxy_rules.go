@@ -19,7 +19,7 @@ import (
 // The table, for IPv4 (IPv6 has sets and chains of its own):
 //
 //	set assigned_ip  { type ipv4_addr }
-//	map sockets_ip   { type ipv4_addr : ipv4_addr . inet_service }
+//	map sockets_ip   { type ipv4_addr . integer : ipv4_addr . inet_service }
 //	chain prerouting { type filter hook prerouting priority -90
 //	    ip daddr RANGE jump lead_ip
 //	}
@@ -29,9 +29,9 @@ import (
 //	    meta l4proto udp         meta priority set REFUSED
 //	}
 //	chain socket_ip {
-//	    tproxy to ip daddr map @sockets_ip  accept
-//	    tproxy to AGENT                     accept
-//	    tcp flags syn / syn,ack             drop
+//	    tproxy to ip daddr . jhash tcp sport mod 8 map @sockets_ip  accept
+//	    tproxy to AGENT                                             accept
+//	    tcp flags syn / syn,ack                                     drop
 //	}
 //	chain input { type filter hook input priority -1
 //	    meta priority REFUSED ip daddr RANGE meta l4proto tcp reject with tcp reset
@@ -56,6 +56,7 @@ const priority = -90
 const (
 	registerSocket = unix.NFT_REG32_00
 	registerKey    = unix.NFT_REG_3
+	registerKey32  = unix.NFT_REG32_00 + 8 // the same, by the numbers of registers of four bytes
 )
 
 // family is what differs between IPv4 and IPv6.
@@ -86,34 +87,43 @@ func (t *tproxy) assignedSet(f family) *nftables.Set {
 
 func (t *tproxy) socketsMap(f family) *nftables.Set {
 	return &nftables.Set{
-		Table: t.table, Name: "sockets_" + f.name, KeyType: f.addrType,
+		Table: t.table, Name: "sockets_" + f.name, KeyType: nftables.MustConcatSetType(f.addrType, nftables.TypeInteger), Concatenation: true,
 		IsMap: true, DataType: nftables.MustConcatSetType(f.addrType, nftables.TypeInetService),
 	}
 }
 
-// socketElement is the map's element of an address: the listening socket's address,
-// an IPv4 one of an IPv6 socket in its mapped form, and its port.
-func socketElement(addr netip.Addr, to netip.AddrPort) nftables.SetElement {
-	value := to.Addr().AsSlice()
-	if addr.Is6() {
-		mapped := to.Addr().As16()
-		value = mapped[:]
+// socketElements are the map's elements of an address, one for each bucket: the
+// listening socket's address, an IPv4 one of an IPv6 socket in its mapped form, and
+// its port.
+func socketElements(addr netip.Addr, to sockets) (elements []nftables.SetElement) {
+	for bucket, socket := range to {
+		value := socket.Addr().AsSlice()
+		if addr.Is6() {
+			mapped := socket.Addr().As16()
+			value = mapped[:]
+		}
+		value = binary.BigEndian.AppendUint16(value, socket.Port())
+		elements = append(elements, nftables.SetElement{
+			Key: binary.NativeEndian.AppendUint32(addr.AsSlice(), uint32(bucket)), Val: append(value, 0, 0),
+		})
 	}
-	value = binary.BigEndian.AppendUint16(value, to.Port())
-	return nftables.SetElement{Key: addr.AsSlice(), Val: append(value, 0, 0)}
+	return elements
 }
 
-func parseSocketElement(element nftables.SetElement) (addr netip.Addr, to netip.AddrPort, ok bool) {
-	addr, ok = netip.AddrFromSlice(element.Key)
-	if !ok || len(element.Val) != len(element.Key)+4 {
-		return netip.Addr{}, netip.AddrPort{}, false
+func parseSocketElement(element nftables.SetElement) (addr netip.Addr, bucket int, to netip.AddrPort, ok bool) {
+	length := len(element.Key) - 4
+	if length < 0 || len(element.Val) != length+4 {
+		return netip.Addr{}, 0, netip.AddrPort{}, false
 	}
-	socket, ok := netip.AddrFromSlice(element.Val[:len(element.Key)])
-	return addr, netip.AddrPortFrom(socket.Unmap(), binary.BigEndian.Uint16(element.Val[len(element.Key):])), ok
+	number := binary.NativeEndian.Uint32(element.Key[length:])
+	addr, isAddr := netip.AddrFromSlice(element.Key[:length])
+	socket, isSocket := netip.AddrFromSlice(element.Val[:length])
+	to = netip.AddrPortFrom(socket.Unmap(), binary.BigEndian.Uint16(element.Val[length:]))
+	return addr, int(number), to, isAddr && isSocket && number < MaxListeners
 }
 
 // elementsAtOnce keeps a message below the 64 KiB that a netlink attribute holds.
-const elementsAtOnce = 500
+const elementsAtOnce = 400
 
 // install puts the rules in place in one transaction: with the sets that are there,
 // whose elements are those of led, or all anew. In the first case a packet on its way
@@ -158,7 +168,7 @@ func (t *tproxy) install(anew bool) error {
 		add(lead, protocol(unix.IPPROTO_TCP), beginsConnection(), setPriority(refusedPriority))
 		add(lead, protocol(unix.IPPROTO_UDP), setPriority(refusedPriority))
 
-		add(socket, loadKey(f), []expr.Any{
+		add(socket, loadKey(f), loadBucket(f), []expr.Any{
 			&expr.Lookup{SourceRegister: registerKey, DestRegister: registerSocket, IsDestRegSet: true, SetName: t.socketsMap(f).Name},
 			toSocket(f),
 		}, verdict(expr.VerdictAccept, ""))
@@ -185,8 +195,8 @@ func (t *tproxy) addSets(conn *nftables.Conn, f family, fill bool) error {
 			continue
 		}
 		assigned = append(assigned, nftables.SetElement{Key: addr.AsSlice()})
-		if to.IsValid() {
-			directed = append(directed, socketElement(addr, to))
+		if to != (sockets{}) {
+			directed = append(directed, socketElements(addr, to)...)
 		}
 	}
 	for _, in := range []struct {
@@ -223,6 +233,14 @@ func toRange(cidr netip.Prefix) []expr.Any {
 
 func loadKey(f family) []expr.Any {
 	return []expr.Any{&expr.Payload{DestRegister: registerKey, Base: expr.PayloadBaseNetworkHeader, Offset: f.offset, Len: f.length}}
+}
+
+// loadBucket puts the bucket behind the key's address.
+func loadBucket(f family) []expr.Any {
+	return []expr.Any{
+		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: 0, Len: 2},
+		&expr.Hash{SourceRegister: 1, DestRegister: registerKey32 + f.length/4, Length: 2, Modulus: MaxListeners, Type: expr.HashTypeJenkins},
+	}
 }
 
 // loadAgent puts the agent's listener where the map would put a container's.
