@@ -76,7 +76,7 @@ SanFran's CA ConfigMap, --control-plane-name <service>.<namespace>.svc.`,
 	flags.StringToStringVar(&o.runtimes, "runtime", nil, "name=folder of a single root filesystem, in place of --runtimes-dir; may be given several times")
 	flags.StringSliceVar(&o.podCIDRs, "pod-cidr", []string{"10.245.0.0/16"}, "range of function pods' addresses, and one of IPv6 behind a comma")
 	flags.StringSliceVar(&o.networkCIDRs, "network-cidr", nil, "range of the containers' own network on this node (default: the agent's choice), and one of IPv6 behind a comma (default: none)")
-	flags.StringVar(&o.podAddresses, "pod-addresses", string(podaddress.Auto), "how connections to function pods' addresses are led: sk_lookup (BPF, Linux 5.9), tproxy (nftables), or auto: sk_lookup where the kernel has it")
+	flags.StringVar(&o.podAddresses, "pod-addresses", string(podaddress.Auto), "how connections to function pods' addresses are led: sk_lookup (BPF), tproxy (nftables), or auto: sk_lookup where the kernel has it")
 	flags.Uint16Var(&c.DataPort, "data-port", 7070, "port for requests from gateways and other agents")
 	flags.Uint16Var(&c.PodPort, "pod-address-port", 7071, "port where connections to parked pods' addresses are led")
 	flags.StringVar(&o.healthAddress, "health-address", ":7072", "host:port of /healthz, /readyz and /metrics")

@@ -77,10 +77,15 @@ func (n *Network) setIPv6(name string) error {
 
 // address6 is the IPv6 address of the container that has an IPv4 address: the range
 // and the same number.
-func (n *Network) address6(addr netip.Addr) netip.Addr {
-	raw, v4 := n.config.CIDR6.Addr().As16(), addr.As4()
+func (c Config) address6(addr netip.Addr) netip.Addr {
+	raw, v4 := c.CIDR6.Addr().As16(), addr.As4()
 	copy(raw[12:], v4[:])
 	return netip.AddrFrom16(raw)
+}
+
+// containers6 is the part of the IPv6 range that is containers'.
+func (c Config) containers6() netip.Prefix {
+	return netip.PrefixFrom(c.address6(c.CIDR.Addr()), 96+c.CIDR.Bits())
 }
 
 // addressIn is an interface's address in a range. An IPv6 one is in use at once,

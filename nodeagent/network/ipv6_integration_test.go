@@ -4,11 +4,13 @@ package network
 
 import (
 	"context"
+	"errors"
 	"net"
 	"net/netip"
 	"os/exec"
 	"strconv"
 	"testing"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -59,7 +61,7 @@ func TestContainerReachesOverIPv6WhatItMayAndNothingElse(t *testing.T) {
 		mustNotReach(t, one.Path, net.JoinHostPort(worldAddr6, strconv.Itoa(int(port))))
 	}
 	mustReach(t, node, net.JoinHostPort(nodeAddr6, "22"), nodeAddr6)
-	neighbour := net.JoinHostPort(n.address6(two.Addr).String(), "80")
+	neighbour := net.JoinHostPort(n.config.address6(two.Addr).String(), "80")
 	mustReach(t, node, neighbour, testCIDR6.Addr().Next().String())
 	if _, err := call(t, one.Path, neighbour, soon); err == nil {
 		t.Error("a container reaches another")
@@ -89,13 +91,13 @@ func TestContainerReachesFunctionPodsOverIPv6(t *testing.T) {
 	serve(t, node, "[::]:8080")
 	n := openDualStack(t)
 	ns := create(t, n, "one")
-	mustReach(t, ns.Path, "[fd10:245::7]:8080", n.address6(ns.Addr).String())
+	mustReach(t, ns.Path, "[fd10:245::7]:8080", n.config.address6(ns.Addr).String())
 	// The same behind a Service's address, as kube-proxy translates it.
 	nft(t, `table ip6 service {
 		chain prerouting { type nat hook prerouting priority dstnat; ip6 daddr fd10:96::5 tcp dport 80 dnat to [fd10:245::7]:8080; }
 	}`)
 	defer nft(t, "delete table ip6 service")
-	mustReach(t, ns.Path, "[fd10:96::5]:80", n.address6(ns.Addr).String())
+	mustReach(t, ns.Path, "[fd10:96::5]:80", n.config.address6(ns.Addr).String())
 }
 
 // A node without IPv6 has containers without it, not ones that try in vain.
@@ -158,5 +160,76 @@ func TestWhatIsTakenAwayOfTheNetworkComesBack(t *testing.T) {
 		if mended, err := n.Reconcile(t.Context()); err != nil || len(mended) != 0 {
 			t.Fatalf("%s, once more: %v, %v", take, mended, err)
 		}
+	}
+}
+
+// The bounds of a container's connections hold over IPv6 as over IPv4.
+func TestContainersConnectionsOverIPv6AreBounded(t *testing.T) {
+	const most = 5
+	n, err := Open(t.Context(), Config{Dir: t.TempDir(), CIDR6: testCIDR6, Connections: most})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := n.Teardown(context.Background()); err != nil {
+			t.Error(err)
+		}
+	})
+	if err := within(t, world, func() error {
+		listener, err := net.Listen("tcp", "["+worldAddr6+"]:8080")
+		if err == nil {
+			t.Cleanup(func() { listener.Close() })
+		}
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	connect := func(ns *Namespace, timeout time.Duration) error {
+		return within(t, ns.Path, func() error {
+			conn, err := net.DialTimeout("tcp6", "["+worldAddr6+"]:8080", timeout)
+			if err == nil {
+				t.Cleanup(func() { conn.Close() })
+			}
+			return err
+		})
+	}
+	many, other := create(t, n, "many"), create(t, n, "other")
+	for i := range most {
+		if err := connect(many, patience); err != nil {
+			t.Fatalf("connection %d: %v", i+1, err)
+		}
+	}
+	if err := connect(many, soon); err == nil {
+		t.Errorf("connection %d is made", most+1)
+	}
+	if err := connect(other, patience); err != nil {
+		t.Errorf("a neighbour: %v", err)
+	}
+}
+
+// Of the range only what is a container's is taken as the source of packets, or one
+// container could have as many shares as it likes.
+func TestContainerCannotSpeakForOthersOverIPv6(t *testing.T) {
+	serve(t, world, "[::]:80")
+	n := openDualStack(t)
+	ns := create(t, n, "one")
+	err := within(t, ns.Path, func() error {
+		link, err := netlink.LinkByName(containerInterface)
+		if err != nil {
+			return err
+		}
+		if err := netlink.AddrAdd(link, addressIn(testCIDR6, netip.MustParseAddr("fd53::abcd:0:0:7"))); err != nil {
+			return err
+		}
+		dialer := net.Dialer{Timeout: soon, LocalAddr: &net.TCPAddr{IP: net.ParseIP("fd53::abcd:0:0:7")}}
+		conn, err := dialer.Dial("tcp6", "["+worldAddr6+"]:80")
+		if err == nil {
+			conn.Close()
+		}
+		return err
+	})
+	var netErr net.Error
+	if !errors.As(err, &netErr) || !netErr.Timeout() {
+		t.Errorf("got %v, want no answer", err)
 	}
 }

@@ -255,7 +255,7 @@ func (n *Network) configureInside(ns *Namespace) error {
 	}
 	addrs := []netip.Addr{ns.Addr}
 	if n.config.CIDR6.IsValid() {
-		addrs = append(addrs, n.address6(ns.Addr))
+		addrs = append(addrs, n.config.address6(ns.Addr))
 	}
 	for i, cidr := range n.config.cidrs() {
 		if err := links.AddrAdd(inner, addressIn(cidr, addrs[i])); err != nil {

@@ -40,11 +40,11 @@ func installRules(config Config) error {
 	add := func(chain *nftables.Chain, parts ...[]expr.Any) {
 		conn.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: join(parts...)})
 	}
-	// fromOthers drops what does not come from a container's own address. IPv4 has
-	// the reverse path filter for that.
+	// fromOthers drops what does not come from containers' addresses. IPv4 has the
+	// reverse path filter for that.
 	fromOthers := func(chain *nftables.Chain) {
 		if config.CIDR6.IsValid() {
-			add(chain, ipv6(), notFrom(config.CIDR6), drop())
+			add(chain, ipv6(), notFrom(config.containers6()), drop())
 		}
 	}
 
