@@ -30,6 +30,7 @@ func containerIsSealed(t *testing.T, h *host) {
 		{`return Object.keys(require("os").networkInterfaces())`, "[lo]"},
 		{`return require("fs").readdirSync("/sys/fs")`, "[cgroup]"},
 		{`require("fs").writeFileSync("/sys/x", "")`, "error: EROFS"},
+		{`require("fs").mkdirSync("/sys/fs/cgroup/x")`, "error: EROFS"},
 		{`
 			const fs = require("fs"), groups = fs.readdirSync("/sys/fs/cgroup").includes("memory") ? ["memory/memory.limit_in_bytes", "pids/cgroup.procs"] : ["memory.max", "cgroup.procs"]
 			return groups.map(name => { try { fs.writeFileSync("/sys/fs/cgroup/" + name, "1") } catch (e) { return e.code } })`, "[EROFS EROFS]"},

@@ -68,9 +68,7 @@ func ociSpec(in specInput) *specs.Spec {
 				"/proc/acpi", "/proc/asound", "/proc/interrupts", "/proc/kcore", "/proc/keys",
 				"/proc/latency_stats", "/proc/sched_debug", "/proc/scsi", "/proc/timer_list", "/proc/timer_stats",
 			},
-			// crun leaves the tmpfs at /sys/fs/cgroup, where there are several
-			// hierarchies, open to writes.
-			ReadonlyPaths: []string{"/sys/fs/cgroup", "/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"},
+			ReadonlyPaths: []string{"/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"},
 		},
 	}
 	giveShares(spec, in.Root, in.SetsShares)

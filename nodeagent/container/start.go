@@ -77,7 +77,7 @@ func (r *Runc) Start(ctx context.Context, cfg Config) (_ Container, err error) {
 		return nil, err
 	}
 	// Before its end is noticed, which frees the pid.
-	adoptErr := errors.Join(followRoot(slot.root(), pid), limitSignals(process))
+	adoptErr := errors.Join(followRoot(slot.root(), pid), limitSignals(process), sealGroups(process))
 	c := newRuncContainer(r, cfg.ID, hostID, process)
 	failpoint.Here("container: adopted")
 	if adoptErr != nil {
