@@ -205,6 +205,11 @@ func (b *Books) adopt(a *agent, p *pod) {
 		b.stray(p.node, p)
 	}
 	b.setHome(p, a.node, told.GetEpoch())
+	if isReady(told) && !isClosed(b.settled) {
+		// It was ready before this control plane started, and routers have it in their
+		// last tables.
+		p.announced = true
+	}
 	b.setStatus(p, told)
 	b.learn(p)
 }

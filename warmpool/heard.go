@@ -146,8 +146,12 @@ func (b *Books) Heard(now time.Time) {
 	b.announceHeard(now)
 }
 
-// announceHeard does that, also for those that have waited long enough.
+// announceHeard does that, also for those that have waited long enough. Before the
+// books are settled routers are told nothing, so that nobody waits for them in vain.
 func (b *Books) announceHeard(now time.Time) {
+	if !isClosed(b.settled) {
+		return
+	}
 	heard := b.routes.Heard(now)
 	for uid, u := range b.unheard {
 		late := !u.since.IsZero() && now.Sub(u.since) >= heardWithin

@@ -122,3 +122,36 @@ func TestARouterThatIsAwayIsWaitedForUntilItIsBack(t *testing.T) {
 		t.Error("a router that does not say what it has is waited for")
 	}
 }
+
+// I5: a control plane that starts again does not call pods unready that routers know
+// from the one before, nor waits in vain for routers, which hear nothing before the
+// books are settled.
+func TestAPodThatWasReadyBeforeAStartStaysReady(t *testing.T) {
+	w := fresh(t, "n1")
+	n1 := w.agent("n1")
+	w.assign("a", "r1")
+	w.report(n1, "a", active)
+	w.expect("a", active, "")
+	home := Home{Node: "n1", Epoch: n1.pods["a"].GetEpoch(), Content: w.books.pods["a"].content}
+
+	for _, agentFirst := range []bool{true, false} {
+		again := newWorld(t, map[string]Home{"a": home, "b": {Node: "n2"}})
+		gateway := again.routes.hear("gateway")
+		again.agents["n1"] = &fakeAgent{node: "n1", pods: n1.pods, state: n1.state}
+		if agentFirst {
+			again.connect(again.agent("n1"))
+			again.assign("a", "r1")
+		} else {
+			again.assign("a", "r1")
+			again.connect(again.agent("n1"))
+		}
+		again.assign("b", "r1") // n2, its home, is away
+		again.expect("a", active, "")
+		again.books.Resynced(again.now)
+		again.tick(heardWithin + 500*time.Millisecond)
+		again.expect("a", active, "")
+		if isClosed(again.books.Settled()) || gateway.silent {
+			t.Errorf("settled: %v; the gateway, which was told nothing, was given up on: %v", isClosed(again.books.Settled()), gateway.silent)
+		}
+	}
+}
