@@ -1,8 +1,10 @@
 package provider
 
 import (
+	"errors"
 	"fmt"
 	"math"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -49,7 +51,14 @@ const (
 	mostBurst    = 1e6
 	mostAtOnce   = 1e6
 	mostParts    = 10
+	// mostText is in bytes: all that a split may need, with room to spare.
+	mostText = 4096
 )
+
+// sizes are those that [resource.ParseQuantity] reads at once. With an exponent it
+// would count as many digits as that says, for minutes, and Kubernetes takes any text
+// for an annotation.
+var sizes = regexp.MustCompile(`^[0-9]{1,16}(\.[0-9]{1,9})?([KMGTP]i|[kMGTP])?$`)
 
 // readPolicy reads the annotations; nil if there are none. The error is an
 // *[Unsupported], and then none of them counts.
@@ -92,8 +101,18 @@ func (a *annotations) refuse(name, advice string, args ...any) {
 	}
 }
 
-func (a *annotations) timeout(name string) *durationpb.Duration {
+// text is an annotation's, if there is one that is worth reading.
+func (a *annotations) text(name string) (string, bool) {
 	text, ok := a.of[name]
+	if len(text) > mostText {
+		a.refuse(name, "it has %d bytes; none that means something has more than %d", len(text), mostText)
+		return "", false
+	}
+	return text, ok
+}
+
+func (a *annotations) timeout(name string) *durationpb.Duration {
+	text, ok := a.text(name)
 	if !ok {
 		return nil
 	}
@@ -107,7 +126,7 @@ func (a *annotations) timeout(name string) *durationpb.Duration {
 
 // whole reads a number from 1.
 func (a *annotations) whole(name string, most float64) uint64 {
-	text, ok := a.of[name]
+	text, ok := a.text(name)
 	if !ok {
 		return 0
 	}
@@ -121,7 +140,7 @@ func (a *annotations) whole(name string, most float64) uint64 {
 
 // rate reads requests in a second, a minute or an hour: "50", "50/s", "600/m".
 func (a *annotations) rate(name string) float64 {
-	text, ok := a.of[name]
+	text, ok := a.text(name)
 	if !ok {
 		return 0
 	}
@@ -139,11 +158,15 @@ func (a *annotations) rate(name string) float64 {
 }
 
 func (a *annotations) size(name string) int64 {
-	text, ok := a.of[name]
+	text, ok := a.text(name)
 	if !ok {
 		return 0
 	}
-	q, err := resource.ParseQuantity(text)
+	var q resource.Quantity
+	err := errors.New("no size")
+	if sizes.MatchString(text) {
+		q, err = resource.ParseQuantity(text)
+	}
 	if err != nil || q.Sign() <= 0 || q.CmpInt64(1<<50) > 0 {
 		a.refuse(name, "%q is not a size in bytes; write for example 512Ki, 10Mi or 2Gi", text)
 		return 0
@@ -153,8 +176,8 @@ func (a *annotations) size(name string) int64 {
 
 // split reads "name=percent,name=percent" and what is sticky.
 func (a *annotations) split(function string) *routesv1.Split {
-	text, ok := a.of[AnnotationSplit]
-	sticky, isSticky := a.of[AnnotationSplitSticky]
+	text, ok := a.text(AnnotationSplit)
+	sticky, isSticky := a.text(AnnotationSplitSticky)
 	if !ok {
 		if isSticky {
 			a.refuse(AnnotationSplitSticky, "there is no split that it belongs to; set %s too, or remove it", AnnotationSplit)

@@ -65,7 +65,7 @@ func TestWrongTrafficAnnotations(t *testing.T) {
 		{AnnotationConnectTimeout, "soon"}, {AnnotationFirstByteTimeout, "10"}, {AnnotationStreamIdleTimeout, "-1s"}, {AnnotationRequestTimeout, "0s"},
 		{AnnotationRequestTimeout, "25h"}, {AnnotationQueueTimeout, "1ns"},
 		{AnnotationRateLimit, "fast"}, {AnnotationRateLimit, "0"}, {AnnotationRateLimit, "-5"}, {AnnotationRateLimit, "NaN"}, {AnnotationRateLimit, "Inf/s"}, {AnnotationRateLimit, "10/d"}, {AnnotationRateLimit, "5/"},
-		{AnnotationRateBurst, "5"}, {AnnotationMaxBody, "large"}, {AnnotationMaxBody, "0"}, {AnnotationMaxBody, "-1Mi"}, {AnnotationMaxBody, "9E"},
+		{AnnotationRateBurst, "5"}, {AnnotationMaxBody, "large"}, {AnnotationMaxBody, "0"}, {AnnotationMaxBody, "-1Mi"}, {AnnotationMaxBody, "9E"}, {AnnotationMaxBody, "1e9"},
 		{AnnotationConcurrency, "0"}, {AnnotationConcurrency, "1.5"}, {AnnotationConcurrency, "99999999999"}, {AnnotationQueueLength, "-1"}, {AnnotationQueueLength, ""},
 		{AnnotationSplit, ""}, {AnnotationSplit, "next"}, {AnnotationSplit, "next=0"}, {AnnotationSplit, "next=101"}, {AnnotationSplit, "next=60,other=60"},
 		{AnnotationSplit, "next=1,next=2"}, {AnnotationSplit, "hello=50"}, {AnnotationSplit, "Next!=5"}, {AnnotationSplit, "a/b=5"},
@@ -82,6 +82,28 @@ func TestWrongTrafficAnnotations(t *testing.T) {
 		var bad *Unsupported
 		if !errors.As(err, &bad) || bad.Field != "metadata.annotations["+AnnotationSplitSticky+"]" {
 			t.Errorf("sticky %q: %v", sticky, err)
+		}
+	}
+}
+
+// Who may make a pod does not keep the control plane at work: each of these took it
+// minutes, or as long as its text is long.
+func TestHostileAnnotationsAreRefusedAtOnce(t *testing.T) {
+	long := strings.Repeat("9", 200_000)
+	for _, tt := range [][2]string{
+		{AnnotationMaxBody, "1e999999999"}, {AnnotationMaxBody, "1E-999999999"}, {AnnotationMaxBody, long}, {AnnotationMaxBody, "0." + long},
+		{AnnotationRateLimit, long}, {AnnotationConcurrency, long}, {AnnotationRequestTimeout, long + "s"}, {AnnotationSplit, strings.Repeat("a=1,", 50_000)},
+	} {
+		_, err := ReadFunction(hello(annotated(map[string]string{tt[0]: tt[1]})))
+		var bad *Unsupported
+		if !errors.As(err, &bad) || bad.Field != "metadata.annotations["+tt[0]+"]" || len(bad.Advice) > 500 {
+			t.Errorf("%s, %d bytes: %.300v", tt[0], len(tt[1]), err)
+		}
+	}
+	for text, want := range map[string]int64{"1": 1, "512Ki": 512 << 10, "1.5Mi": 3 << 19, "2Gi": 2 << 30, "10M": 10e6, "0.5k": 500} {
+		f, err := ReadFunction(hello(annotated(map[string]string{AnnotationMaxBody: text})))
+		if err != nil || f.Policy.GetMaxBodyBytes() != want {
+			t.Errorf("%q is %d bytes, %v; want %d", text, f.Policy.GetMaxBodyBytes(), err, want)
 		}
 	}
 }
