@@ -32,12 +32,13 @@ func newClaims() *claims {
 }
 
 // take notes that a pod has a name, in place of the one it had, and returns the
-// claims of other owners to it.
-func (c *claims) take(pod *corev1.Pod, f *Function) (own claim, others []claim) {
+// claims of other owners to it. It reports whether that is news, which the others'
+// pods may have to be told.
+func (c *claims) take(pod *corev1.Pod, f *Function) (own claim, others []claim, news bool) {
 	own = claim{uid: pod.UID, pod: pod.Name, name: pod.Namespace + "/" + f.Name, owner: f.Owner, created: pod.CreationTimestamp.Time}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.byPod[pod.UID] != own {
+	if news = c.byPod[pod.UID] != own; news {
 		c.forget(pod.UID)
 		owners := c.byName[own.name]
 		if owners == nil {
@@ -51,7 +52,7 @@ func (c *claims) take(pod *corev1.Pod, f *Function) (own claim, others []claim) 
 		c.byPod[pod.UID] = own
 	}
 	if len(c.byName[own.name]) == 1 {
-		return own, nil
+		return own, nil, news
 	}
 	for owner, pods := range c.byName[own.name] {
 		if owner == own.owner {
@@ -61,7 +62,7 @@ func (c *claims) take(pod *corev1.Pod, f *Function) (own claim, others []claim) 
 			others = append(others, other)
 		}
 	}
-	return own, others
+	return own, others, news
 }
 
 // drop notes that a pod has no name any more.

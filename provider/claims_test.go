@@ -10,9 +10,14 @@ import (
 
 func TestClaims(t *testing.T) {
 	c := newClaims()
+	held := map[string]string{}
 	claiming := func(uid, name, owner string) []claim {
 		pod := hello(func(p *corev1.Pod) { p.UID = types.UID(uid) })
-		_, others := c.take(pod, &Function{Name: name, Owner: owner})
+		_, others, news := c.take(pod, &Function{Name: name, Owner: owner})
+		if want := held[uid] != name; news != want {
+			t.Errorf("that %s has the name %s is news: %v, want %v", uid, name, news, want)
+		}
+		held[uid] = name
 		return others
 	}
 	for i := range 3 {

@@ -32,14 +32,16 @@ func (c *podController) tellClash(pod *corev1.Pod, r *podRecord, f *Function) {
 		r.clash = ""
 		return
 	}
-	own, others := c.claims.take(pod, f)
+	own, others, news := c.claims.take(pod, f)
 	clash := ""
 	for _, other := range others {
-		if other.before(own) {
+		switch {
+		case other.before(own):
 			clash = other.String()
-		} else {
+		case news:
 			// It is the other's to be told; it may have been looked at before this
-			// pod took the name.
+			// pod took the name. Once is enough: of two owners with many pods, each
+			// look at one would have most of all looked at.
 			c.queue.Add(other.uid)
 		}
 	}
