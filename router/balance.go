@@ -76,7 +76,8 @@ type homed struct{ podUID, address string }
 // It does not allocate. The node is this process's own.
 func (f *Function) acquire(t *tries, node string) (choice, verdict) {
 	limit := f.policy.concurrency
-	// Others may take the last place in between; each round somebody gets it.
+	// Others may want the last place in between, and nobody gets it. Who then stands in
+	// line tries once more when its turn comes.
 	for range 3 {
 		picked, v := f.pick(t, node, limit)
 		if v != chosen {
