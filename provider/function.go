@@ -149,6 +149,26 @@ func ReadFunction(pod *corev1.Pod) (*Function, error) {
 	return f, nil
 }
 
+// readWithoutAnnotations reads a pod that an earlier control plane has run and whose
+// annotations do not say what they said to it: by what cannot change, with defaults for
+// the rest, and kept off the gateway if the annotation for that cannot be read. Nil: the
+// pod has not run, or it is not its annotations that are wrong.
+func readWithoutAnnotations(pod *corev1.Pod) *Function {
+	if pod.Status.PodIP == "" {
+		return nil
+	}
+	bare := *pod
+	bare.Annotations = nil
+	if text, ok := pod.Annotations[AnnotationExpose]; ok && text != "true" {
+		bare.Annotations = map[string]string{AnnotationExpose: "false"}
+	}
+	f, err := ReadFunction(&bare)
+	if err != nil {
+		return nil
+	}
+	return f
+}
+
 // parkServer reads the annotation. A program that is not always restarted shall
 // run to its end, and is never parked.
 func parkServer(pod *corev1.Pod) (bool, error) {

@@ -403,6 +403,27 @@ func TestWrongAnnotationHidesNothing(t *testing.T) {
 	})
 }
 
+// TestWrongAnnotationOfAPodThatRan: a control plane that starts does not know what the
+// annotation said before, and the pod runs on all the same.
+func TestWrongAnnotationOfAPodThatRan(t *testing.T) {
+	serving := hello(annotated(map[string]string{AnnotationConcurrency: "many", AnnotationExpose: "no"}))
+	serving.Status = podStatus(serving, situation{now: noon, podIPs: podIPs{"10.245.9.9"}, lease: lease(agentv1.PodState_POD_STATE_ACTIVE, "", "")})
+	never := hello(annotated(map[string]string{AnnotationConcurrency: "many"}))
+	never.Name, never.UID = "never", "uid-never"
+	inWorldOf(t, newPool(), []runtime.Object{code(), serving, never}, func(w *world) {
+		w.settle()
+		if pod := w.get("hello"); !strings.Contains(brief(pod.Status), " Ready=True") {
+			w.t.Errorf("a pod that ran: %s", brief(pod.Status))
+		}
+		if pod := w.get("never"); !strings.Contains(brief(pod.Status), reasonUnsupported) {
+			w.t.Errorf("a pod that never ran: %s", brief(pod.Status))
+		}
+		if f := readWithoutAnnotations(serving); f == nil || f.Exposed {
+			w.t.Errorf("read as %+v, want one that is kept off the gateway", f)
+		}
+	})
+}
+
 func TestStartDoesNotDoubtPodsThatServe(t *testing.T) {
 	// Unspecified is what the pool says of a pod that no agent has spoken of.
 	for _, initial := range []agentv1.PodState{agentv1.PodState_POD_STATE_UNSPECIFIED, agentv1.PodState_POD_STATE_PREPARING} {

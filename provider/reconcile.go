@@ -112,14 +112,15 @@ func (c *podController) living(ctx context.Context, pod *corev1.Pod) (again time
 	s := situation{now: c.now(), hostIP: c.hostIP}
 	f, err := ReadFunction(pod)
 	if err != nil {
-		s.waiting, s.message = reasonUnsupported, err.Error()
 		c.warn(pod, r, reasonUnsupported, err.Error())
-		if r.inputs == "" {
-			return 0, c.write(ctx, pod, podStatus(pod, s))
-		}
 		// An annotation of a running pod was made wrong: what runs, runs on, and
 		// how it does is still told.
-		s = situation{now: s.now, hostIP: s.hostIP}
+		if r.inputs == "" {
+			if f = readWithoutAnnotations(pod); f == nil {
+				s.waiting, s.message = reasonUnsupported, err.Error()
+				return 0, c.write(ctx, pod, podStatus(pod, s))
+			}
+		}
 	}
 	ips, err := c.addresses.take(uid)
 	if err != nil {
