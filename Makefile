@@ -98,7 +98,7 @@ generate: ## Generate code from proto/
 ##@ Check
 
 .PHONY: test
-test: machine deps lint test-unit test-worker test-integration test-e2e ## Everything: lint, unit, integration (real containers), end-to-end (real cluster)
+test: machine deps lint test-others test-worker test-integration test-e2e ## Everything: lint, unit, integration (real containers), end-to-end (real cluster)
 
 .PHONY: lint
 lint: ## gofmt, go vet, buf, and that generated code is current

@@ -172,19 +172,19 @@ func TestTheEndOfAProcessIsKnownWhoeverAsksWhenever(t *testing.T) {
 	unnamed, named := s.do(order{Do: "orphan"}).Value, s.do(order{Do: "orphan"}).Value
 	s.do(order{Do: "put", Name: "named", N: named})
 	for _, pid := range []int{unnamed, named} {
-		if err := unix.Kill(pid, unix.SIGHUP); err != nil {
+		if err := unix.Kill(pid, unix.SIGTERM); err != nil {
 			t.Fatal(err)
 		}
 		gone(t, pid)
 	}
 	for _, pid := range []int{unnamed, named} {
-		if status := unix.WaitStatus(s.do(order{Do: "status", N: pid}).Value); status.Signal() != unix.SIGHUP {
+		if status := unix.WaitStatus(s.do(order{Do: "status", N: pid}).Value); status.Signal() != unix.SIGTERM {
 			t.Errorf("process %d ended with %v", pid, status)
 		}
 	}
 	s.tell(order{Do: "crash"})
 	s.charge()
-	if status := unix.WaitStatus(s.do(order{Do: "status", N: named}).Value); status.Signal() != unix.SIGHUP {
+	if status := unix.WaitStatus(s.do(order{Do: "status", N: named}).Value); status.Signal() != unix.SIGTERM {
 		t.Errorf("the next charge is told %v", status)
 	}
 	s.tell(order{Do: "status", N: os.Getpid()})
