@@ -117,7 +117,14 @@ func (g *Gateway) serve(w http.ResponseWriter, r *http.Request) (cold bool) {
 		if awaySince.IsZero() && t.away {
 			awaySince = time.Now()
 		}
-		if awaySince.IsZero() || time.Since(awaySince) >= g.cfg.AwayWait || !g.pause(x, t.function, pause) {
+		if awaySince.IsZero() || time.Since(awaySince) >= g.cfg.AwayWait {
+			break
+		}
+		if !g.wait(x, t.function) {
+			WriteProblem(w, r, queueFull(t.function))
+			return t.cold
+		}
+		if !g.pause(x, pause) {
 			break
 		}
 		if t.function = g.exposed(function.Key); t.function == nil {
@@ -143,12 +150,8 @@ const (
 	awayPauseFirst, awayPauseLast = 50 * time.Millisecond, 500 * time.Millisecond
 )
 
-// pause waits before the next try. It reports false if the request's time is over,
-// or if too many requests wait.
-func (g *Gateway) pause(x *Exchange, f *Function, d time.Duration) bool {
-	if !g.wait(x, f) {
-		return false
-	}
+// pause waits before the next try. It reports false if the request's time is over.
+func (g *Gateway) pause(x *Exchange, d time.Duration) bool {
 	defer g.away.Add(-1)
 	g.away.Add(1)
 	timer := time.NewTimer(d)

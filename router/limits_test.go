@@ -202,3 +202,37 @@ func TestGatewayLetsAFailingContainerRest(t *testing.T) {
 		}
 	}
 }
+
+// A client whose body is broken is no reason to pass a container over: one client
+// could keep all of a function's from everybody.
+func TestABrokenBodyLetsNoContainerRest(t *testing.T) {
+	home := newBackend(t, echo)
+	good := newBackend(t, func(_ *backend, w http.ResponseWriter, r *http.Request) {
+		if _, err := io.Copy(io.Discard, r.Body); err != nil {
+			panic(http.ErrAbortHandler)
+		}
+	})
+	gateway := newGateway(t, warmRoute(good.address(), home.address())).(*Gateway)
+	server := httptest.NewServer(gateway)
+	defer server.Close()
+	conn, err := net.Dial("tcp", server.Listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if _, err := io.WriteString(conn, "POST /fn/hello HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\nzz\r\n"); err != nil {
+		t.Fatal(err)
+	}
+	res, err := http.ReadResponse(bufio.NewReader(conn), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Body.Close()
+	body, _ := io.ReadAll(res.Body)
+	if res.StatusCode != http.StatusBadRequest || !strings.Contains(string(body), `"BadBody"`) {
+		t.Errorf("answered with %d %s", res.StatusCode, body)
+	}
+	if n := gateway.cfg.Table.Pod("a").Instances[0].failures.Load(); n != 0 {
+		t.Errorf("the container counts as having failed %d times", n)
+	}
+}
