@@ -124,7 +124,8 @@ func NewRunc(opts RuncOptions) (_ *Runc, err error) {
 	if err := r.prepareWorkDir(); err != nil {
 		return nil, err
 	}
-	if clonesItself(version) {
+	err = unsealBinaries(r.binaryDir())
+	if err == nil && clonesItself(version) {
 		r.binary, err = sealBinary(r.binaryDir(), binary)
 	}
 	if err == nil && opts.Parent == nil {

@@ -2,7 +2,9 @@ package container
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -35,8 +37,6 @@ func clonesItself(version string) bool { return strings.HasPrefix(version, "crun
 // with all the libraries it is linked to: a quarter of its work, that it does
 // without where it sees that it cannot be written already.
 //
-// The mount of an earlier process of the agent is replaced.
-//
 // It needs Linux 5.12.
 func sealBinary(dir, binary string) (string, error) {
 	sealed := filepath.Join(dir, filepath.Base(binary))
@@ -44,9 +44,6 @@ func sealBinary(dir, binary string) (string, error) {
 		return "", fmt.Errorf("mount the OCI runtime %s on %s, read-only: %w", binary, sealed, err)
 	}
 	if err := makePassable(dir); err != nil {
-		return fail(err)
-	}
-	if err := detach(sealed); err != nil {
 		return fail(err)
 	}
 	if err := os.WriteFile(sealed, nil, 0o600); err != nil {
@@ -64,4 +61,21 @@ func sealBinary(dir, binary string) (string, error) {
 		return fail(err)
 	}
 	return sealed, nil
+}
+
+// unsealBinaries removes the mounts that earlier processes of the agent have made in
+// dir, of whichever program.
+func unsealBinaries(dir string) error {
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	for _, entry := range entries {
+		sealed := filepath.Join(dir, entry.Name())
+		err = errors.Join(err, detach(sealed), os.Remove(sealed))
+	}
+	if err != nil {
+		return fmt.Errorf("remove an earlier agent's mounts of OCI runtimes: %w", err)
+	}
+	return nil
 }
