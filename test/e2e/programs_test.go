@@ -71,7 +71,7 @@ func TestExec(t *testing.T) {
 	if out, err := in("sh", "-c", "echo to stdout; echo to stderr >&2; exit 1"); out != "to stdout\n" || err == nil || !strings.Contains(err.Error(), "to stderr\n") {
 		t.Errorf("%q, %v", out, err)
 	}
-	if _, err := in("no-such-program"); err == nil || !strings.Contains(err.Error(), "executable file not found") {
+	if _, err := in("no-such-program"); err == nil || !strings.Contains(err.Error(), "not found in $PATH") {
 		t.Errorf("%v", err)
 	}
 	if _, err := run(t, "", "kubectl", "exec", "-n", namespace, "tools", "-c", "other", "--", "true"); err == nil || !strings.Contains(err.Error(), "other") {
