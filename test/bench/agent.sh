@@ -16,7 +16,7 @@ else
   measure ColdActivation 50x 3
   measure ContainerStarts 50x 3
   measure WarmMemory 1x 3
-  measure CompileCache 5x 1
+  measure CompileCache 5x 3
   name=agent
 fi
 go run ./test/bench --go-benchmarks "$printed" --name "$name" --out docs/bench
