@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/vishvananda/netlink"
@@ -86,6 +87,23 @@ func (c Config) address6(addr netip.Addr) netip.Addr {
 // containers6 is the part of the IPv6 range that is containers'.
 func (c Config) containers6() netip.Prefix {
 	return netip.PrefixFrom(c.address6(c.CIDR.Addr()), 96+c.CIDR.Bits())
+}
+
+// denied are the denied addresses, and the IPv6 ones that a translator in front of the
+// node makes IPv4 ones of (NAT64, RFC 6052, section 2.1: the well-known prefix).
+func (c Config) denied() []netip.Prefix {
+	all := slices.Clone(c.Denied)
+	if !c.CIDR6.IsValid() {
+		return all
+	}
+	for _, cidr := range c.Denied {
+		if cidr.Addr().Is4() {
+			raw, v4 := netip.MustParseAddr("64:ff9b::").As16(), cidr.Addr().As4()
+			copy(raw[12:], v4[:])
+			all = append(all, netip.PrefixFrom(netip.AddrFrom16(raw), 96+cidr.Bits()))
+		}
+	}
+	return all
 }
 
 // addressIn is an interface's address in a range. An IPv6 one is in use at once,

@@ -71,8 +71,10 @@ func TestContainerReachesOverIPv6WhatItMayAndNothingElse(t *testing.T) {
 func TestContainerReachesNoMetadataServiceOverIPv6(t *testing.T) {
 	serve(t, world, "[::]:80")
 	ns := create(t, openDualStack(t), "one")
-	mustReach(t, node, net.JoinHostPort(metadataAddr6, "80"), nodeAddr6)
-	mustNotReach(t, ns.Path, net.JoinHostPort(metadataAddr6, "80"))
+	for _, addr := range []string{metadataAddr6, metadataAddr64} {
+		mustReach(t, node, net.JoinHostPort(addr, "80"), nodeAddr6)
+		mustNotReach(t, ns.Path, net.JoinHostPort(addr, "80"))
+	}
 }
 
 func TestContainerReachesFunctionPodsOverIPv6(t *testing.T) {

@@ -28,6 +28,8 @@ const (
 	nodeAddr6     = "2001:db8::2"
 	worldAddr6    = "2001:db8::1"
 	metadataAddr6 = "fd00:ec2::254"
+	// metadataAddr64 is metadataAddr behind a NAT64.
+	metadataAddr64 = "64:ff9b::169.254.169.254"
 )
 
 // world is the file of the world's namespace.
@@ -75,7 +77,7 @@ func makeWorld() error {
 		if err := links.LinkAdd(&netlink.Veth{LinkAttrs: attrs, PeerName: "uplink", PeerNamespace: netlink.NsFd(int(node.Fd()))}); err != nil {
 			return err
 		}
-		return up(links, map[string][]string{"lo": nil, "node": {worldAddr + "/24", metadataAddr + "/32", worldAddr6 + "/64", metadataAddr6 + "/128"}})
+		return up(links, map[string][]string{"lo": nil, "node": {worldAddr + "/24", metadataAddr + "/32", worldAddr6 + "/64", metadataAddr6 + "/128", metadataAddr64 + "/128"}})
 	}); err != nil {
 		return err
 	}

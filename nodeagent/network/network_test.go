@@ -2,6 +2,7 @@ package network
 
 import (
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -37,6 +38,18 @@ func TestConfigValidate(t *testing.T) {
 				t.Error("accepted")
 			}
 		})
+	}
+}
+
+// TestDeniedAddressesAreDeniedBehindNAT64, where IPv6 leads to IPv4.
+func TestDeniedAddressesAreDeniedBehindNAT64(t *testing.T) {
+	c := Config{Denied: []netip.Prefix{netip.MustParsePrefix("169.254.0.0/16"), netip.MustParsePrefix("fd00:ec2::/32")}}
+	if got := c.denied(); !slices.Equal(got, c.Denied) {
+		t.Errorf("without IPv6: %v", got)
+	}
+	c.CIDR6 = netip.MustParsePrefix("fd53::/64")
+	if got, want := c.denied(), append(slices.Clone(c.Denied), netip.MustParsePrefix("64:ff9b::a9fe:0/112")); !slices.Equal(got, want) {
+		t.Errorf("got %v, want %v", got, want)
 	}
 }
 

@@ -67,7 +67,7 @@ func installRules(config Config) error {
 		add(toNode, destination(netip.PrefixFrom(server, server.BitLen())), port(unix.IPPROTO_UDP, portDNS), accept())
 		add(toNode, destination(netip.PrefixFrom(server, server.BitLen())), port(unix.IPPROTO_TCP, portDNS), accept())
 	}
-	for _, cidr := range config.Denied {
+	for _, cidr := range config.denied() {
 		add(toNode, destination(cidr), drop())
 	}
 	for _, cidr := range config.FunctionCIDRs {
@@ -94,7 +94,7 @@ func installRules(config Config) error {
 		add(outward, destination(netip.PrefixFrom(server, server.BitLen())), port(unix.IPPROTO_UDP, portDNS), accept())
 		add(outward, destination(netip.PrefixFrom(server, server.BitLen())), port(unix.IPPROTO_TCP, portDNS), accept())
 	}
-	for _, cidr := range config.Denied {
+	for _, cidr := range config.denied() {
 		add(outward, destination(cidr), drop())
 	}
 	for _, denied := range config.DeniedPorts {
