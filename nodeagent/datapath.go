@@ -64,7 +64,9 @@ func (a *Agent) serveAddress(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if route := a.routes.Address(addr); route != nil {
-		a.serveRemote(w, r, a.forwarder.Begin(w, r, router.ExchangeOptions{}), route)
+		exchange := a.forwarder.Begin(w, r, router.ExchangeOptions{})
+		defer exchange.End()
+		a.serveRemote(w, r, exchange, route)
 		return
 	}
 	w.Header().Set("Connection", "close")
@@ -116,6 +118,7 @@ func (a *Agent) servePod(w http.ResponseWriter, r *http.Request, p *pod, withdra
 		}
 		return inst.explain(ctx)
 	}})
+	defer exchange.End()
 	for range deliveries {
 		var err error
 		inst, err = p.lease(waiting)
