@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"regexp"
 	"sync/atomic"
+	"syscall"
 
 	"github.com/gorilla/websocket"
 )
@@ -30,8 +31,9 @@ const (
 	maxFrames  = 50
 	maxName    = 300
 	// maxHalts is how often the thread is halted: what runs for ever may be a
-	// sequence of short calls, between which only Node.js is at work.
-	maxHalts = 50
+	// sequence of short calls, between which only Node.js is at work, for some 20
+	// statements.
+	maxHalts = 200
 )
 
 // Dial connects to the inspector of the process.
@@ -39,7 +41,7 @@ type Dial func(context.Context) (net.Conn, error)
 
 // Where halts the process's main thread, as a breakpoint does, and returns where
 // it is, without the calls of files in the folder own. If it is in no other code
-// than that and Node.js's own, it is let run and halted again, some times. The
+// than that and Node.js's own, it is let go step by step, for some. The
 // thread stays halted until forget is called, which must be done when there is no
 // error, or ctx ends, which bounds the call.
 func Where(ctx context.Context, dial Dial, own string) (_ Stack, forget func(), err error) {
@@ -133,16 +135,17 @@ type callFrame struct {
 // own code is better than none.
 func halt(conn *websocket.Conn, own string) (stack Stack, err error) {
 	conn.SetReadLimit(maxMessage)
+	urls := map[string]string{} // of the scripts; calls name them by number alone
+	next := "Debugger.pause"
 	if err := command(conn, "Debugger.enable"); err != nil {
 		return nil, err
 	}
-	urls := map[string]string{} // of the scripts; calls name them by number alone
 	for range maxHalts {
-		var calls []callFrame
-		if err = command(conn, "Debugger.pause"); err == nil {
-			calls, err = await(conn, "Debugger.paused", urls)
+		if err = command(conn, next); err != nil {
+			break
 		}
-		if err != nil {
+		var calls []callFrame
+		if calls, err = await(conn, "Debugger.paused", urls); err != nil {
 			break
 		}
 		if now := stackOf(calls, urls).outside(own); len(now) > 0 {
@@ -151,13 +154,9 @@ func halt(conn *websocket.Conn, own string) (stack Stack, err error) {
 		if stack.hasFunction() {
 			return stack, nil
 		}
-		// It is told to pause only when it runs: else it does nothing.
-		if err = command(conn, "Debugger.resume"); err == nil {
-			_, err = await(conn, "Debugger.resumed", urls)
-		}
-		if err != nil {
-			break
-		}
+		// Halted at a moment of chance, a sequence of short calls of which most
+		// are Node.js's could be met there for ever: a step is not by chance.
+		next = "Debugger.stepInto"
 	}
 	switch {
 	case len(stack) > 0:
@@ -223,9 +222,29 @@ type boundedConn struct {
 }
 
 func (c *boundedConn) Read(p []byte) (int, error) {
+	acknowledgeAtOnce(c.Conn)
 	n, err := c.Conn.Read(p)
 	if c.left.Add(-int64(n)) < 0 {
 		return 0, errTooMuch
 	}
 	return n, err
+}
+
+// acknowledgeAtOnce has the kernel not wait with the acknowledgement of what comes
+// next. Node.js sends an event in several parts, and the second only when the
+// first is acknowledged (Nagle's algorithm), which would take 40 ms each time. The
+// kernel forgets it (TCP_QUICKACK in tcp(7)), so it is said for every read. It is
+// but faster by it: an error is nothing to tell.
+func acknowledgeAtOnce(conn net.Conn) {
+	tcp, ok := conn.(*net.TCPConn)
+	if !ok {
+		return
+	}
+	raw, err := tcp.SyscallConn()
+	if err != nil {
+		return
+	}
+	_ = raw.Control(func(fd uintptr) {
+		_ = syscall.SetsockoptInt(int(fd), syscall.IPPROTO_TCP, syscall.TCP_QUICKACK, 1)
+	})
 }
