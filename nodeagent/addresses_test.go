@@ -1,9 +1,12 @@
 package nodeagent
 
 import (
+	"context"
 	"fmt"
+	"net"
 	"net/http"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -29,6 +32,30 @@ func TestPodAddressesFollowThePod(t *testing.T) {
 		}
 	}
 	wantAnswer(t, get(t.Context(), ta.pod+"/"), http.StatusServiceUnavailable, "PodUnknown")
+}
+
+// TestAParkedPodsAddressSpeaksHTTP2: the connection ends with the answer, as one of
+// HTTP/1.1 does, so that the next reaches the container.
+func TestAParkedPodsAddressSpeaksHTTP2(t *testing.T) {
+	ta := startTestAgent(t, nil)
+	pod := assignment("hello", "127.0.0.1", ta.cp.bundle(nil))
+	pod.StartParked = true
+	ta.assigned(pod, agentv1.PodState_POD_STATE_PARKED)
+	var connections atomic.Int32
+	transport := &http.Transport{Protocols: new(http.Protocols), DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
+		connections.Add(1)
+		var dialer net.Dialer
+		return dialer.DialContext(ctx, network, address)
+	}}
+	transport.Protocols.SetUnencryptedHTTP2(true)
+	defer transport.CloseIdleConnections()
+	for range 2 {
+		got := getWith(t.Context(), &http.Client{Transport: transport, Timeout: patience}, ta.pod+"/")
+		wantAnswer(t, got, 200, "default/hello")
+	}
+	if n := connections.Load(); n != 2 {
+		t.Errorf("two requests went over %d connections, want 2", n)
+	}
 }
 
 func TestPodsElsewhereAreForwardedToTheirHome(t *testing.T) {

@@ -202,7 +202,7 @@ func (a *Agent) serve(ctx context.Context, edge *controlPlane, data, pod net.Lis
 	}
 	servers := []*http.Server{
 		newServer(http.HandlerFunc(a.serveData), a.log),
-		newServer(http.HandlerFunc(a.serveAddress), a.log),
+		speakHTTP2(newServer(http.HandlerFunc(a.serveAddress), a.log)),
 		a.orphans.server,
 	}
 	a.takeOverOutlived()
@@ -263,6 +263,17 @@ func newServer(handler http.Handler, log *slog.Logger) *http.Server {
 		Handler: handler, ReadHeaderTimeout: headerTimeout, IdleTimeout: idleConnTimeout, MaxHeaderBytes: maxHeaderBytes,
 		ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug),
 	}
+}
+
+// speakHTTP2 has a server of clients at pods' addresses speak HTTP/2, too, to those
+// that know that before (RFC 9113, section 3.3). Routers speak HTTP/1.1.
+func speakHTTP2(server *http.Server) *http.Server {
+	server.Protocols = new(http.Protocols)
+	server.Protocols.SetHTTP1(true)
+	server.Protocols.SetUnencryptedHTTP2(true)
+	// A client that has gone without a word, or takes nothing.
+	server.HTTP2 = &http.HTTP2Config{MaxConcurrentStreams: 250, SendPingTimeout: 30 * time.Second, WriteByteTimeout: time.Minute}
+	return server
 }
 
 // becomeReady waits for what the agent must know before it can serve.

@@ -28,9 +28,9 @@ type handledConn struct {
 
 func newOrphans(log *slog.Logger) *orphans {
 	o := &orphans{conns: make(chan net.Conn), closed: make(chan struct{})}
-	o.server = newServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	o.server = speakHTTP2(newServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		r.Context().Value(handlerKey{}).(http.Handler).ServeHTTP(w, r)
-	}), log)
+	}), log))
 	o.server.ConnContext = func(ctx context.Context, c net.Conn) context.Context {
 		return context.WithValue(ctx, handlerKey{}, c.(*handledConn).handler)
 	}
