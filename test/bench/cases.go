@@ -74,7 +74,7 @@ var cases = []Case{
 	},
 	{
 		Name:  "throughput",
-		What:  "warm requests by number of connections; proxies are in front of the same function",
+		What:  "warm requests by number of connections; proxies are pods with the gateway's resources, in front of the same function",
 		Bars:  map[string]string{"gateway / Go's ReverseProxy, c=16": "> 1"},
 		Round: byConnections,
 	},

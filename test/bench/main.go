@@ -40,6 +40,7 @@ func run(ctx context.Context, args []string) (err error) {
 		name    = flags.String("name", "agent", "the `name` of the files that --go-benchmarks writes, without their ending")
 		printed = flags.String("go-benchmarks", "", "write a report from this `file` of what go test -bench has printed; nothing else is measured")
 		proxied = flags.String("reverse-proxy", "", "be Go's ReverseProxy before the upstream of this `URL`, to be compared with; nothing is measured")
+		root    = flags.String("chroot", "", "be the program of the arguments in this `folder` as its root; nothing is measured")
 		image   = flags.String("image", "", "the SanFran `image`, whose Node.js the baseline pod runs")
 	)
 	if err := flags.Parse(args); err != nil {
@@ -50,6 +51,9 @@ func run(ctx context.Context, args []string) (err error) {
 	}
 	if *proxied != "" {
 		return reverseProxy(*proxied)
+	}
+	if *root != "" && flags.NArg() > 0 {
+		return chrooted(*root, flags.Args())
 	}
 	if *image == "" || *rounds < 1 {
 		return fmt.Errorf("--image is needed and --rounds must be at least 1; run test/bench/run.sh, which sets them")

@@ -1,11 +1,10 @@
 package main
 
 import (
-	"bufio"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
-	"net"
 	"net/http"
 	"net/http/httputil"
 	"net/url"
@@ -14,78 +13,117 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 )
 
-// proxy is what the gateway is compared with: a process of its own, as the gateway is.
+// proxy is what the gateway is compared with: a pod behind a Service, as the gateway
+// is, with the gateway's resources.
 type proxy struct{ name, url string }
 
 // goProxy is its name in the figures, and in their bars.
 const goProxy = "Go's ReverseProxy"
 
+const proxyPort = 8080
+
 // startProxies starts Go's ReverseProxy, and nginx if it is installed, before an
 // upstream. The caller stops them.
-func startProxies(ctx context.Context, upstream string) (proxies []proxy, stop func() error, err error) {
-	ctx, cancel := context.WithCancel(ctx)
-	var running []*exec.Cmd
-	var folder string
-	stop = func() error {
-		cancel()
-		for _, cmd := range running {
-			_ = cmd.Wait() // it was killed
-		}
-		return os.RemoveAll(folder)
-	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, stop())
-		}
-	}()
-	if folder, err = os.MkdirTemp("", "bench-proxy-"); err != nil {
+func startProxies(ctx context.Context, image, upstream string) (proxies []proxy, stop func() error, err error) {
+	resources, err := kubectl(ctx, "", "get", "deployments", "-A", "-l", "app.kubernetes.io/name=sanfran,app.kubernetes.io/component=gateway",
+		"-o", "jsonpath={.items[0].spec.template.spec.containers[0].resources}")
+	if err != nil {
 		return nil, nil, err
 	}
 	self, err := os.Executable()
 	if err != nil {
 		return nil, nil, err
 	}
-	cmd := exec.CommandContext(ctx, self, "--reverse-proxy", upstream)
-	cmd.Stderr = os.Stderr
-	out, err := cmd.StdoutPipe()
+	folder, err := os.MkdirTemp("", "bench-proxy-")
 	if err != nil {
 		return nil, nil, err
 	}
-	if err := cmd.Start(); err != nil {
+	var pods []string
+	stop = func() (err error) {
+		if len(pods) > 0 {
+			_, err = kubectl(context.WithoutCancel(ctx), "", append([]string{"delete", "-n", namespace, "--wait"}, pods...)...)
+		}
+		return errors.Join(err, os.RemoveAll(folder))
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, stop())
+		}
+	}()
+	start := func(name, title string, command ...string) error {
+		// JSON is YAML, too.
+		words, err := json.Marshal(command)
+		if err != nil {
+			return err
+		}
+		manifest := fmt.Sprintf(proxyManifest, name, namespace, image, words, resources, self)
+		if _, err := kubectl(ctx, manifest, "apply", "-f", "-"); err != nil {
+			return err
+		}
+		pods = append(pods, "pod/"+name, "service/"+name)
+		if _, err := kubectl(ctx, "", "wait", "-n", namespace, "--for=condition=Ready", "pod/"+name, "--timeout=60s"); err != nil {
+			return err
+		}
+		address, err := kubectl(ctx, "", "get", "service", name, "-n", namespace, "-o", "jsonpath=http://{.spec.clusterIP}")
+		if err != nil {
+			return err
+		}
+		proxies = append(proxies, proxy{title, address})
+		return answers(ctx, address+"/")
+	}
+	if err := start("go-proxy", goProxy, "/bench", "--reverse-proxy", upstream); err != nil {
 		return nil, nil, err
 	}
-	running = append(running, cmd)
-	address, err := bufio.NewReader(out).ReadString('\n')
-	if err != nil {
-		return nil, nil, fmt.Errorf("the reverse proxy has not said its address: %w", err)
-	}
-	proxies = append(proxies, proxy{goProxy, "http://" + strings.TrimSpace(address)})
-
 	nginx, err := exec.LookPath("nginx")
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench: nginx is not installed, so that it is not measured (apt-get install nginx-light)")
 		return proxies, stop, nil
 	}
-	const listen = "127.0.0.1:19080"
 	file := filepath.Join(folder, "nginx.conf")
-	if err := os.WriteFile(file, []byte(fmt.Sprintf(nginxConf, folder, strings.TrimPrefix(upstream, "http://"), listen)), 0o644); err != nil {
+	if err := os.WriteFile(file, fmt.Appendf(nil, nginxConf, folder, strings.TrimPrefix(upstream, "http://"), proxyPort), 0o644); err != nil {
 		return nil, nil, err
 	}
-	cmd = exec.CommandContext(ctx, nginx, "-p", folder, "-c", file, "-e", filepath.Join(folder, "error.log"), "-g", "daemon off;")
-	// Its master ends its workers.
-	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
-	cmd.Stderr = os.Stderr
-	if err := cmd.Start(); err != nil {
-		return nil, nil, err
+	err = start("nginx", "nginx", "/bench", "--chroot", "/host", nginx, "-p", folder, "-c", file, "-e", filepath.Join(folder, "error.log"), "-g", "daemon off;")
+	return proxies, stop, err
+}
+
+// proxyManifest is a pod that runs a program of the node's.
+const proxyManifest = `
+apiVersion: v1
+kind: Pod
+metadata: {name: %[1]s, namespace: %[2]s, labels: {app: %[1]s}}
+spec:
+  terminationGracePeriodSeconds: 0
+  securityContext: {runAsUser: 0, runAsGroup: 0}
+  containers:
+    - name: proxy
+      image: %[3]s
+      command: %[4]s
+      resources: %[5]s
+      volumeMounts: [{name: bench, mountPath: /bench, readOnly: true}, {name: host, mountPath: /host}]
+  volumes:
+    - {name: bench, hostPath: {path: %[6]s, type: File}}
+    - {name: host, hostPath: {path: /}}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: %[1]s, namespace: %[2]s}
+spec: {selector: {app: %[1]s}, ports: [{port: 80, targetPort: 8080}]}
+`
+
+// chrooted becomes another program, in another root.
+func chrooted(root string, command []string) error {
+	if err := syscall.Chroot(root); err != nil {
+		return fmt.Errorf("enter %s: %w", root, err)
 	}
-	running = append(running, cmd)
-	if err := answers(ctx, "http://"+listen+"/"); err != nil {
-		return nil, nil, err
+	if err := os.Chdir("/"); err != nil {
+		return err
 	}
-	return append(proxies, proxy{"nginx", "http://" + listen}), stop, nil
+	return fmt.Errorf("run %q: %w", command, syscall.Exec(command[0], command, os.Environ()))
 }
 
 const nginxConf = `
@@ -98,7 +136,7 @@ http {
   keepalive_requests 100000000;
   upstream function { server %[2]s; keepalive 128; keepalive_requests 100000000; }
   server {
-    listen %[3]s;
+    listen %[3]d;
     location / {
       proxy_pass http://function;
       proxy_http_version 1.1;
@@ -110,18 +148,12 @@ http {
 `
 
 // reverseProxy serves as Go's own proxy, tuned, before an upstream until it is killed.
-// It prints its address.
 func reverseProxy(upstream string) error {
 	to, err := url.Parse(upstream)
 	if err != nil {
 		return err
 	}
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return err
-	}
-	fmt.Println(listener.Addr())
-	return http.Serve(listener, &httputil.ReverseProxy{
+	return http.ListenAndServe(fmt.Sprintf(":%d", proxyPort), &httputil.ReverseProxy{
 		Rewrite: func(r *httputil.ProxyRequest) {
 			r.SetURL(to)
 			r.SetXForwarded()

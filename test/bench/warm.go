@@ -69,7 +69,7 @@ func clusterIP(ctx context.Context, env *environment) ([]value, error) {
 // byConnections measures everything that answers hello, and each proxy in front of
 // the same function, in turns.
 func byConnections(ctx context.Context, env *environment) (values []value, err error) {
-	proxies, stop, err := startProxies(ctx, env.function)
+	proxies, stop, err := startProxies(ctx, env.image, env.function)
 	if err != nil {
 		return nil, err
 	}
