@@ -37,10 +37,14 @@ func (f *Forwarder) Withdraw(address string) {
 	}
 }
 
-// swapAhead puts a connection, or none, in the place of that for the address.
+// swapAhead puts a connection, or none, in the place of that for the address. Once
+// they are closed none is taken, and the caller gets it back.
 func (u *upstreams) swapAhead(address string, conn *upstreamConn) (before *upstreamConn) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
+	if u.closed {
+		return conn
+	}
 	before = u.ahead[address]
 	if conn == nil {
 		delete(u.ahead, address)

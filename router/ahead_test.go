@@ -70,4 +70,22 @@ func TestTheFirstRequestGoesOverTheConnectionOpenedAhead(t *testing.T) {
 	if got := overWhich(t, f, address); got == dead.LocalAddr().String() {
 		t.Error("a request went over a connection that the upstream had closed")
 	}
+
+	for _, offered := range []string{"before", "after"} {
+		f := NewForwarder(ForwarderConfig{})
+		left, err := f.Connect(t.Context(), address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if offered == "before" {
+			f.Offer(address, left)
+			f.Close()
+		} else {
+			f.Close()
+			f.Offer(address, left)
+		}
+		if _, err := left.Write([]byte("x")); err == nil {
+			t.Errorf("a connection that was offered %s the end stays open", offered)
+		}
+	}
 }

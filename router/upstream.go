@@ -156,6 +156,10 @@ func (u *upstreams) close() {
 		}
 	}
 	clear(u.idle)
+	for _, c := range u.ahead {
+		c.Close()
+	}
+	clear(u.ahead)
 	if u.sweep != nil {
 		u.sweep.Stop()
 		u.sweep = nil
