@@ -311,7 +311,8 @@ func (x *Exchange) exchange(conn *upstreamConn, stop func() bool, body *attemptB
 				})
 				return Answered
 			}
-			reuse = x.answer(res, in)
+			// Who was offered another protocol may have stopped to read requests.
+			reuse = x.answer(res, in) && x.upgrade == ""
 			return Answered
 		}
 	}

@@ -74,7 +74,7 @@ func (x *Exchange) appendHead(b []byte, body *attemptBody) []byte {
 	for name, values := range r.Header {
 		if hopByHop(name) || name == "Content-Length" || name == "Host" || isFamily(name, headerPrefix) ||
 			x.opts.Edge && x.dropsForwarded(name) ||
-			x.tunnel && name == ":protocol" ||
+			name == ":protocol" || // HTTP/2's, which Go puts among the headers
 			len(connection) > 0 && named(connection, name) {
 			continue
 		}
@@ -145,7 +145,10 @@ func (x *Exchange) unsendable() *Problem {
 	if x.r.Method == http.MethodConnect && !x.tunnel {
 		return noProxy()
 	}
-	// HTTP/2 can carry bytes that would end path or query in a request line.
+	// HTTP/2 can carry bytes that would end method, path or query in a request line.
+	if !httpguts.ValidHeaderFieldName(x.r.Method) { // a token, too
+		return &Problem{Status: http.StatusBadRequest, Code: "BadMethod", Message: "the request's method is no word"}
+	}
 	if ends(x.opts.Path) || ends(x.r.URL.RawQuery) {
 		return &Problem{
 			Status: http.StatusBadRequest, Code: "BadTarget",

@@ -337,4 +337,28 @@ func TestNoByteOfATargetEndsIt(t *testing.T) {
 			t.Errorf("%q: %d, executed %d times", query, w.Code, container.executed.Load())
 		}
 	}
+	for _, method := range []string{"GET /hidden", "GET\t", "GET\r\nX: y", "(GET)"} {
+		r := httptest.NewRequest("GET", "/fn/hello", nil)
+		r.Method = method
+		if w, _ := recorded(gateway, r); w.Code != 400 || !strings.Contains(w.Body.String(), `"BadMethod"`) {
+			t.Errorf("%q: %d %s", method, w.Code, w.Body)
+		}
+	}
+}
+
+// TestWhatOnlyHTTP2HasIsNoHeader: Go's server puts :protocol among the headers,
+// whatever the method.
+func TestWhatOnlyHTTP2HasIsNoHeader(t *testing.T) {
+	r := httptest.NewRequest("GET", "/", nil)
+	r.Header[":protocol"] = []string{"websocket"}
+	x := NewForwarder(ForwarderConfig{}).Begin(httptest.NewRecorder(), r, ExchangeOptions{})
+	if head := string(x.appendHead(nil, nil)); strings.Contains(head, "websocket") {
+		t.Errorf("the request's head is %q", head)
+	}
+	r.Method, r.ProtoMajor = http.MethodConnect, 2
+	for protocol, want := range map[string]bool{"websocket": true, "h2c": false, "websocket, H2C": false} {
+		if r.Header[":protocol"] = []string{protocol}; isTunnel(r) != want {
+			t.Errorf("a tunnel for %q is let through: %v", protocol, !want)
+		}
+	}
 }

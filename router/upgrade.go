@@ -11,9 +11,11 @@ import (
 )
 
 // isTunnel reports whether a request is an extended CONNECT (RFC 8441): how a
-// WebSocket is opened on one stream of an HTTP/2 connection.
+// WebSocket is opened on one stream of an HTTP/2 connection. One for HTTP/2 itself is
+// not passed on, as upgradeOf says.
 func isTunnel(r *http.Request) bool {
-	return r.Method == http.MethodConnect && r.ProtoMajor == 2 && len(r.Header[":protocol"]) == 1
+	protocol := r.Header[":protocol"]
+	return r.Method == http.MethodConnect && r.ProtoMajor == 2 && len(protocol) == 1 && !named(protocol, "h2c")
 }
 
 // webSocketKey is a nonce of RFC 6455, which RFC 8441 has no need of.

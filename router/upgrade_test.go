@@ -2,6 +2,7 @@ package router
 
 import (
 	"bufio"
+	"context"
 	"fmt"
 	"io"
 	"net"
@@ -9,6 +10,7 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"time"
 )
 
 // takeOver answers an upgrade and sends back what comes, in upper case, until
@@ -120,6 +122,35 @@ func TestI4UpgradesAreSentOnce(t *testing.T) {
 		if res.StatusCode != http.StatusBadGateway || container.executed.Load() != 1 || home.executed.Load() != 0 {
 			t.Errorf("%s: %d after %d and %d executions, want 502 after one", name, res.StatusCode, container.executed.Load(), home.executed.Load())
 		}
+	}
+}
+
+// TestAnUpgradeThatIsNotTakenEndsTheConnection to the container: many servers read no
+// more requests on one that they were asked to upgrade, whatever they answer.
+func TestAnUpgradeThatIsNotTakenEndsTheConnection(t *testing.T) {
+	container := newBackend(t, func(b *backend, w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("Upgrade") == "" {
+			echo(b, w, r)
+			return
+		}
+		conn, _, err := http.NewResponseController(w).Hijack()
+		if err != nil {
+			panic(err)
+		}
+		_, _ = io.WriteString(conn, "HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n")
+		_, _ = io.Copy(io.Discard, conn) // what comes now is no request to it
+		conn.Close()
+	})
+	gateway := newGateway(t, warmRoute(container.address(), "127.0.0.1:1"))
+	res, _, _ := upgrade(t, gateway, "")
+	res.Body.Close()
+	if res.StatusCode != http.StatusUnauthorized {
+		t.Errorf("status %d, want 401", res.StatusCode)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	if status, body, _ := call(t, gateway, httptest.NewRequestWithContext(ctx, "GET", "/fn/hello", nil)); status != 200 {
+		t.Errorf("the next request: %d %q", status, body)
 	}
 }
 
