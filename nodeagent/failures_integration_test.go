@@ -110,7 +110,9 @@ func viaGateway(t *testing.T, a *realAgent, pod *agentv1.Assignment, active *age
 	defer forwarder.Close()
 	gateway := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		inst := active.GetInstance()
-		forwarder.Begin(w, r, router.ExchangeOptions{Edge: true}).Try(router.Upstream{
+		exchange := forwarder.Begin(w, r, router.ExchangeOptions{Edge: true})
+		defer exchange.End()
+		exchange.Try(router.Upstream{
 			Address: inst.GetAddress(), Lease: inst.GetLeaseId(), Nonce: inst.GetNonce(),
 			Home: &router.Pod{UID: pod.GetPodUid(), Revision: pod.GetRevision(), HomeAddress: a.cfg.dataAddress()},
 		})

@@ -60,12 +60,6 @@ func (x *Exchange) answer(res *http.Response, in *responseReader) bool {
 		}
 	}
 	control := http.NewResponseController(x.w)
-	if x.body != nil {
-		// Without this the server reads what is left of the client's body, to
-		// throw it away, before it begins an HTTP/1 answer: the function would
-		// miss what it has not read yet. Other protocols need not be told.
-		_ = control.EnableFullDuplex()
-	}
 	x.w.WriteHeader(res.StatusCode)
 	if err := x.copyBody(control, res, in); err != nil {
 		panic(http.ErrAbortHandler)

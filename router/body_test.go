@@ -28,7 +28,7 @@ func TestRetryDoesNotWaitForTheClient(t *testing.T) {
 		rest, _ := io.ReadAll(r.Body)
 		_, _ = w.Write(append(first, rest...))
 	})
-	server := httptest.NewServer(newGateway(t, warmRoute(container.address(), home.address())))
+	server := httptest.NewServer(WholeRequests(newGateway(t, warmRoute(container.address(), home.address()))))
 	defer server.Close()
 	body, client := io.Pipe()
 	go func() { _, _ = client.Write([]byte("hello")) }()

@@ -149,7 +149,7 @@ func (p benchBuffers) Get() []byte {
 func (p benchBuffers) Put(b []byte) { p.pool.Put(&b) }
 
 func benchServer(b *testing.B, h http.Handler) string {
-	server := httptest.NewServer(h)
+	server := httptest.NewServer(WholeRequests(h))
 	b.Cleanup(server.Close)
 	return server.Listener.Addr().String()
 }

@@ -31,7 +31,7 @@ type backend struct {
 
 func newBackend(t *testing.T, handler func(b *backend, w http.ResponseWriter, r *http.Request)) *backend {
 	b := &backend{}
-	b.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { handler(b, w, r) }))
+	b.Server = httptest.NewServer(WholeRequests(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { handler(b, w, r) })))
 	t.Cleanup(b.Close)
 	return b
 }
@@ -79,7 +79,7 @@ func parkedRoute(home string) *routesv1.Route {
 
 func call(t *testing.T, h http.Handler, r *http.Request) (int, string, http.Header) {
 	t.Helper()
-	server := httptest.NewServer(h)
+	server := httptest.NewServer(WholeRequests(h))
 	defer server.Close()
 	r.URL.Host, r.URL.Scheme, r.RequestURI = server.Listener.Addr().String(), "http", ""
 	client := &http.Client{Transport: &http.Transport{}}

@@ -63,7 +63,7 @@ func TestGatewayCutsAnAnswerThatTakesTooLong(t *testing.T) {
 		})
 		r := warmRoute(container.address(), "127.0.0.1:1")
 		r.Policy = policy
-		server := httptest.NewServer(newGateway(t, r))
+		server := httptest.NewServer(WholeRequests(newGateway(t, r)))
 		res, err := http.Get(server.URL + "/fn/hello")
 		if err != nil {
 			t.Fatal(err)
@@ -95,7 +95,7 @@ func TestBytesKeepAStreamOpen(t *testing.T) {
 	})
 	r := warmRoute(container.address(), "127.0.0.1:1")
 	r.Policy = &routesv1.Policy{StreamIdleTimeout: durationpb.New(idle), FirstByteTimeout: durationpb.New(never)}
-	server := httptest.NewServer(newGateway(t, r))
+	server := httptest.NewServer(WholeRequests(newGateway(t, r)))
 	defer server.Close()
 	ticks := time.NewTicker(idle / 5)
 	defer ticks.Stop()
@@ -130,7 +130,7 @@ func TestAnIdleUpgradedConnectionIsEnded(t *testing.T) {
 	r := warmRoute(container.address(), "127.0.0.1:1")
 	// The total limit is the request's, which ends where the connection is upgraded.
 	r.Policy = &routesv1.Policy{StreamIdleTimeout: durationpb.New(time.Second), RequestTimeout: durationpb.New(2 * soon)}
-	server := httptest.NewServer(newGateway(t, r))
+	server := httptest.NewServer(WholeRequests(newGateway(t, r)))
 	defer server.Close()
 	conn, err := net.Dial("tcp", server.Listener.Addr().String())
 	if err != nil {
@@ -213,7 +213,7 @@ func TestABrokenBodyLetsNoContainerRest(t *testing.T) {
 		}
 	})
 	gateway := newGateway(t, warmRoute(good.address(), home.address())).(*Gateway)
-	server := httptest.NewServer(gateway)
+	server := httptest.NewServer(WholeRequests(gateway))
 	defer server.Close()
 	conn, err := net.Dial("tcp", server.Listener.Addr().String())
 	if err != nil {

@@ -35,7 +35,9 @@ func WriteProblem(w http.ResponseWriter, r *http.Request, p Problem) {
 		panic(err)
 	}
 	h := w.Header()
+	data = append(data, '\n')
 	h.Set("Content-Type", "application/json; charset=utf-8")
+	h.Set("Content-Length", strconv.Itoa(len(data)))
 	h.Set("X-Content-Type-Options", "nosniff")
 	h.Set("Cache-Control", "no-store")
 	if id != "" {
@@ -46,6 +48,6 @@ func WriteProblem(w http.ResponseWriter, r *http.Request, p Problem) {
 	}
 	w.WriteHeader(p.Status)
 	if r.Method != http.MethodHead {
-		_, _ = w.Write(append(data, '\n')) // the client may be gone; nobody is left to tell
+		_, _ = w.Write(data) // the client may be gone; nobody is left to tell
 	}
 }

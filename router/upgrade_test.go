@@ -43,7 +43,7 @@ func takeOver(b *backend, w http.ResponseWriter, r *http.Request) {
 // whose body the caller closes, and the connection.
 func upgrade(t *testing.T, h http.Handler, early string) (*http.Response, net.Conn, *bufio.Reader) {
 	t.Helper()
-	server := httptest.NewServer(h)
+	server := httptest.NewServer(WholeRequests(h))
 	t.Cleanup(server.Close)
 	conn, err := net.Dial("tcp", server.Listener.Addr().String())
 	if err != nil {
@@ -198,7 +198,7 @@ func TestTrailersPassBothWays(t *testing.T) {
 		_, _ = io.Copy(w, r.Body)
 		w.Header().Set("X-Answer", r.Trailer.Get("X-Asked"))
 	})
-	server := httptest.NewServer(newGateway(t, warmRoute(container.address(), "127.0.0.1:1")))
+	server := httptest.NewServer(WholeRequests(newGateway(t, warmRoute(container.address(), "127.0.0.1:1"))))
 	defer server.Close()
 	conn, err := net.Dial("tcp", server.Listener.Addr().String())
 	if err != nil {
@@ -230,7 +230,7 @@ func TestTrailersOfARequestThatIsSentAgain(t *testing.T) {
 		_, _ = io.Copy(io.Discard, r.Body)
 		fmt.Fprintf(w, "%q %d", r.Trailer["X-Asked"], len(r.Trailer))
 	})
-	server := httptest.NewServer(newGateway(t, warmRoute(container.address(), home.address())))
+	server := httptest.NewServer(WholeRequests(newGateway(t, warmRoute(container.address(), home.address()))))
 	defer server.Close()
 	conn, err := net.Dial("tcp", server.Listener.Addr().String())
 	if err != nil {
