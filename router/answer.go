@@ -4,7 +4,6 @@ import (
 	"errors"
 	"io"
 	"net/http"
-	"time"
 )
 
 // interim passes a 1xx answer on, which comes before the answer proper.
@@ -59,9 +58,10 @@ func (x *Exchange) answer(res *http.Response, in *responseReader) bool {
 			h["Trailer"] = append(h["Trailer"], name)
 		}
 	}
-	control := http.NewResponseController(x.w)
+	to := x.taking()
+	defer to.end()
 	x.w.WriteHeader(res.StatusCode)
-	if err := x.copyBody(control, res, in); err != nil {
+	if err := x.copyBody(&to, res, in); err != nil {
 		panic(http.ErrAbortHandler)
 	}
 	for name, values := range res.Trailer {
@@ -78,36 +78,26 @@ func (x *Exchange) answer(res *http.Response, in *responseReader) bool {
 
 // copyBody copies an answer's body as it comes: what has come is on its way to the
 // client before more is waited for.
-func (x *Exchange) copyBody(control *http.ResponseController, res *http.Response, in *responseReader) error {
+func (x *Exchange) copyBody(to *taking, res *http.Response, in *responseReader) error {
 	if res.Body == http.NoBody || res.ContentLength == 0 {
 		return nil
 	}
 	if in.Buffered() == 0 {
-		if err := control.Flush(); err != nil && !errors.Is(err, http.ErrNotSupported) {
+		if err := to.flush(); err != nil {
 			return err
 		}
 	}
 	buffer := buffers.Get().(*[bufferSize]byte)
 	defer buffers.Put(buffer)
-	idles, stall := x.idles(), x.forwarder.clientStall
+	idles := x.idles()
 	var written int64
-	var stalls time.Time // when the write deadline was set
-	defer func() {
-		if !stalls.IsZero() {
-			_ = control.SetWriteDeadline(time.Time{})
-		}
-	}()
 	for {
 		n, readErr := res.Body.Read(buffer[:])
 		if idles {
 			x.clock.touch()
 		}
 		if n > 0 {
-			if now := time.Now(); written > 0 && now.Sub(stalls) > stall/8 {
-				stalls = now
-				_ = control.SetWriteDeadline(now.Add(stall)) // not of writers in tests
-			}
-			if _, err := x.w.Write(buffer[:n]); err != nil {
+			if err := to.write(buffer[:n]); err != nil {
 				return err
 			}
 			written += int64(n)
@@ -118,7 +108,7 @@ func (x *Exchange) copyBody(control *http.ResponseController, res *http.Response
 		case readErr != nil:
 			return readErr
 		case in.Buffered() == 0:
-			if err := control.Flush(); err != nil && !errors.Is(err, http.ErrNotSupported) {
+			if err := to.flush(); err != nil {
 				return err
 			}
 		}

@@ -62,7 +62,7 @@ type ForwarderConfig struct {
 	DialTimeout time.Duration
 	// ClientStall is how long a client may send nothing of a body before the answer, or
 	// take nothing of an answer beyond what the kernel's buffers hold. Then it is cut
-	// off, as it keeps the function's container at work. Default 1 min.
+	// off, as it keeps a goroutine, or the function's container, for it. Default 1 min.
 	ClientStall time.Duration
 	// Log receives what went wrong with upstreams. Default slog.Default().
 	Log *slog.Logger
@@ -83,7 +83,7 @@ func NewForwarder(cfg ForwarderConfig) *Forwarder {
 		cfg.DialTimeout = 2 * time.Second
 	}
 	if cfg.ClientStall == 0 {
-		cfg.ClientStall = time.Minute
+		cfg.ClientStall = clientStall
 	}
 	if cfg.Log == nil {
 		cfg.Log = slog.Default()

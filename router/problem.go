@@ -46,6 +46,8 @@ func WriteProblem(w http.ResponseWriter, r *http.Request, p Problem) {
 	if p.RetryAfter > 0 {
 		h.Set("Retry-After", strconv.Itoa(int((p.RetryAfter+time.Second-1)/time.Second)))
 	}
+	// Or a client that takes nothing would hold the request for ever.
+	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(clientStall)) // not of writers in tests
 	w.WriteHeader(p.Status)
 	if r.Method != http.MethodHead {
 		_, _ = w.Write(data) // the client may be gone; nobody is left to tell
