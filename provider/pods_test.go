@@ -322,6 +322,28 @@ func TestDeletedPodGoesWhenItsLeaseHasEnded(t *testing.T) {
 	})
 }
 
+func TestGraceLeft(t *testing.T) {
+	now := time.Date(2026, 5, 1, 12, 0, 0, 900_000_000, time.UTC)
+	for name, tc := range map[string]struct {
+		end   time.Duration // of the grace period, from the whole second on
+		grace int64
+		want  time.Duration
+	}{
+		"just begun":         {1 * time.Second, 1, time.Second},
+		"long":               {30 * time.Second, 30, 30 * time.Second},
+		"half over":          {15 * time.Second, 30, 15*time.Second + 100*time.Millisecond},
+		"over":               {-20 * time.Second, 30, 0},
+		"none":               {0, 0, 0},
+		"shortened to a few": {2 * time.Second, 2, 2 * time.Second},
+	} {
+		end := metav1.NewTime(now.Truncate(time.Second).Add(tc.end))
+		pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{DeletionTimestamp: &end, DeletionGracePeriodSeconds: &tc.grace}}
+		if got := graceLeft(pod, now); got != tc.want {
+			t.Errorf("%s: %v, want %v", name, got, tc.want)
+		}
+	}
+}
+
 func TestPodDeletedByForceIsWithdrawn(t *testing.T) {
 	inWorld(t, []runtime.Object{code()}, func(w *world) {
 		w.create(hello())

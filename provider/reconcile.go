@@ -77,8 +77,7 @@ func (c *podController) gone(ctx context.Context, uid types.UID) error {
 func (c *podController) deleting(ctx context.Context, pod *corev1.Pod) error {
 	uid, r := string(pod.UID), c.record(pod.UID)
 	if !r.withdrawn.Equal(pod.DeletionTimestamp.Time) {
-		grace := max(pod.DeletionTimestamp.Sub(c.now()), 0)
-		if err := c.leases.Withdraw(ctx, uid, grace); err != nil {
+		if err := c.leases.Withdraw(ctx, uid, graceLeft(pod, c.now())); err != nil {
 			return fmt.Errorf("withdraw pod %s: %w", podKey(pod), err)
 		}
 		r.withdrawn = pod.DeletionTimestamp.Time
@@ -104,6 +103,16 @@ func (c *podController) deleting(ctx context.Context, pod *corev1.Pod) error {
 	}
 	r.ended = true
 	return nil
+}
+
+// graceLeft is what is left of the grace period of a pod that is deleted. Its end is
+// told in whole seconds, rounded down: of a short one that would be all there is.
+func graceLeft(pod *corev1.Pod, now time.Time) time.Duration {
+	left := pod.DeletionTimestamp.Sub(now)
+	if grace := pod.DeletionGracePeriodSeconds; grace != nil {
+		left = min(left+time.Second, time.Duration(*grace)*time.Second)
+	}
+	return max(left, 0)
 }
 
 // living assigns the pod when that is to be done, and writes its status.
