@@ -89,6 +89,9 @@ func (b *addressBook) refresh(p *pod) {
 		}
 		p.mu.Lock()
 		current := p.current
+		if current == nil {
+			current = p.last
+		}
 		p.mu.Unlock()
 		var err error
 		if current != nil {

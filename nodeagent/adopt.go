@@ -270,11 +270,11 @@ func (a *Agent) drainOutlived(i *instance, r leaseRecord) {
 		early := time.AfterFunc(a.cfg.RouteSettle, func() { _ = i.warm.conn.TerminateEarly() })
 		defer early.Stop()
 	}
-	_, err := i.drain(a.ctx, max(0, time.Until(r.Until)))
+	_, err := i.drain(a.ctx, max(0, time.Until(r.Until)), false)
 	if err != nil && i.alive() { // that process may have told it to end
 		a.log.Warn("a container of an earlier process did not drain", "pod", r.PodUID, "name", r.PodName, "err", err)
 	}
-	a.linger(i)
+	a.linger(i, a.cfg.RouteSettle)
 	if err != nil {
 		return
 	}

@@ -76,7 +76,7 @@ func nodeConfig(dir string) Config {
 	return Config{
 		NodeName: "node-a", NodeIP: netip.MustParseAddr(nodeIP), Runtimes: map[string]string{"node24": os.Getenv("SANFRAN_ROOTFS")},
 		WorkDir: dir, PinDir: filepath.Join(bpffs, "agent"), CgroupBase: "/" + filepath.Base(dir), OCIRuntime: os.Getenv(ociRuntime),
-		PoolTarget: 2,
+		PoolTarget: 2, EndpointSettle: 50 * time.Millisecond,
 	}
 }
 

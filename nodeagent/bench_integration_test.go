@@ -31,7 +31,7 @@ import (
 func BenchmarkColdActivation(b *testing.B) {
 	a := startAgent(b, func(c *Config) {
 		c.PoolTarget = 4
-		c.RouteSettle = 10 * time.Millisecond // for the turns to be short: nobody holds routes
+		c.RouteSettle, c.EndpointSettle = 10*time.Millisecond, -1 // for the turns to be short: nobody holds routes
 		c.Log = slog.New(slog.DiscardHandler)
 	})
 	digest := a.cp.bundle(map[string]string{"index.js": "module.exports = (req, res) => res.send(`Hello ${req.query.name || 'World'}`)"})

@@ -115,6 +115,10 @@ type Config struct {
 	// refusing requests before it is destroyed (default 1 s): longer than a
 	// route's withdrawal takes to reach the routers.
 	RouteSettle time.Duration
+	// EndpointSettle is how long nothing new must have come to a pod that Kubernetes
+	// deletes before it is taken out of service (default 2 s; below 0: at once):
+	// longer than kube-proxy takes to hear of a deletion.
+	EndpointSettle time.Duration
 	// PortRest is how long the port of an ended lease is given to nobody
 	// (default 10 min): longer than any router may believe in the lease.
 	PortRest time.Duration
@@ -166,6 +170,7 @@ func (c Config) withDefaults() Config {
 	setIfZero(&c.HandoverGrace, 20*time.Second)
 	setIfZero(&c.StopGrace, 20*time.Second)
 	setIfZero(&c.RouteSettle, time.Second)
+	setIfZero(&c.EndpointSettle, 2*time.Second)
 	setIfZero(&c.PortRest, 10*time.Minute)
 	if c.WorkerArgs == nil {
 		// Or Node.js would write into the function's log when its inspector is

@@ -207,11 +207,11 @@ func (c *controlPlane) apply(response *agentv1.ConnectResponse) error {
 		}
 	case *agentv1.ConnectResponse_Withdraw:
 		w := m.Withdraw
-		grace := c.agent.cfg.DrainGrace
+		end, grace := c.agent.pods.withdraw, c.agent.cfg.DrainGrace
 		if w.GetGracePeriod() != nil {
-			grace = max(0, w.GetGracePeriod().AsDuration())
+			end, grace = c.agent.pods.delete, max(0, w.GetGracePeriod().AsDuration())
 		}
-		if err := c.agent.pods.withdraw(w.GetPodUid(), epochOf(w.GetEpoch()), grace); err != nil {
+		if err := end(w.GetPodUid(), epochOf(w.GetEpoch()), grace); err != nil {
 			log.Warn("a withdrawal", "pod", w.GetPodUid(), "err", err)
 		}
 	case *agentv1.ConnectResponse_Farewell:

@@ -64,6 +64,10 @@ func (a *Agent) serveAddress(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if route := a.routes.Address(addr); route != nil {
+		if !route.Ready && r.Header.Get("Upgrade") == "" {
+			// Its pod is about to go: the client's next connection reaches another.
+			w.Header().Set("Connection", "close")
+		}
 		exchange := a.forwarder.Begin(w, r, router.ExchangeOptions{})
 		defer exchange.End()
 		a.serveRemote(w, r, exchange, route)

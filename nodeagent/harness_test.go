@@ -135,7 +135,7 @@ func startTestAgent(t *testing.T, adapt func(*testAgent, *Config)) *testAgent {
 	ta.runtime = &containertest.Fake{Run: ta.workers.run}
 	cfg := Config{
 		NodeName: "node-a", NodeIP: netip.MustParseAddr("127.0.0.1"), Runtimes: map[string]string{"node24": t.TempDir()},
-		WorkDir: t.TempDir(), PoolTarget: 2, StopGrace: 5 * time.Second, DrainGrace: 5 * time.Second, RouteSettle: 10 * time.Millisecond,
+		WorkDir: t.TempDir(), PoolTarget: 2, StopGrace: 5 * time.Second, DrainGrace: 5 * time.Second, RouteSettle: 10 * time.Millisecond, EndpointSettle: 10 * time.Millisecond,
 		Log: slog.New(slog.NewTextHandler(t.Output(), nil)),
 	}
 	if adapt != nil {

@@ -237,11 +237,11 @@ func (i *instance) blockedFailure() *failure {
 
 // drain lets what runs finish. It returns when the worker has nothing left to
 // do, or the grace period is over, or the worker is gone, and reports whether
-// the function listens for SIGTERM.
-func (i *instance) drain(ctx context.Context, grace time.Duration) (sigterm bool, err error) {
+// the function listens for SIGTERM. early: it gets that at once.
+func (i *instance) drain(ctx context.Context, grace time.Duration, early bool) (sigterm bool, err error) {
 	// The worker gives up by itself after the grace; a second more for it to
 	// say so.
 	ctx, cancel := context.WithTimeoutCause(ctx, grace+time.Second, fmt.Errorf("it did not finish within its grace period of %v", grace))
 	defer cancel()
-	return i.warm.conn.Drain(ctx, grace)
+	return i.warm.conn.Drain(ctx, grace, early)
 }

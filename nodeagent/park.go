@@ -62,8 +62,10 @@ func (p *pod) end(i *instance, c cause) {
 		p.mu.Lock()
 		if p.detach(i) {
 			p.life.exited(f, now.Sub(i.leasedAt), now)
-			p.scheduleRetry(now)
-			p.replace()
+			if !p.containerEnded() {
+				p.scheduleRetry(now)
+				p.replace()
+			}
 			p.agent.log.Warn("a container ended by itself", "pod", p.spec.PodUID, "name", p.spec.PodName, "reason", f.reason, "message", f.message, "restarts", p.life.restarts())
 		}
 		p.mu.Unlock()
@@ -91,7 +93,7 @@ func (p *pod) end(i *instance, c cause) {
 			p.used.Store(used)
 		}
 		_, drained := p.drain(i, p.agent.cfg.DrainGrace)
-		p.agent.linger(i)
+		p.agent.linger(i, p.agent.cfg.RouteSettle)
 		if drained {
 			p.agent.writeCompiled(p.agent.ctx, i) // if there was no quiet moment
 			p.agent.terminate(i, parkedTermGrace)
@@ -101,9 +103,12 @@ func (p *pod) end(i *instance, c cause) {
 		until := now.Add(i.grace)
 		listens, drained := p.drain(i, i.grace)
 		finish := func() {
-			p.agent.linger(i)
+			p.agent.linger(i, p.routersSettle())
 			if drained {
 				p.agent.writeCompiled(p.agent.ctx, i)
+				if !listens { // it ends at once
+					p.unlead(i)
+				}
 				p.agent.terminate(i, max(time.Until(until), leastTermGrace))
 			}
 			p.dispose(i)
@@ -135,12 +140,13 @@ func (p *pod) end(i *instance, c cause) {
 // closes its connections by itself then, as soon as routers know that it goes.
 func (p *pod) drain(i *instance, grace time.Duration) (listens, drained bool) {
 	conn := i.warm.conn
-	if conn.Server() {
+	settle := p.routersSettle()
+	if conn.Server() && settle > 0 {
 		// An error ends the connection, which is waited for below.
-		early := time.AfterFunc(p.agent.cfg.RouteSettle, func() { _ = conn.TerminateEarly() })
+		early := time.AfterFunc(settle, func() { _ = conn.TerminateEarly() })
 		defer early.Stop()
 	}
-	listens, err := i.drain(p.agent.ctx, grace)
+	listens, err := i.drain(p.agent.ctx, grace, conn.Server() && settle <= 0)
 	failpoint.Here("end: drained")
 	exited := false
 	select {
@@ -174,7 +180,7 @@ const (
 func (a *Agent) terminate(i *instance, grace time.Duration) {
 	failpoint.Here("end: lingered")
 	if err := i.warm.conn.Terminate(); err != nil {
-		return // it has ended, or cannot be spoken to
+		grace = min(grace, exitGrace) // it is ending by itself, or cannot be spoken to
 	}
 	timer := time.NewTimer(grace)
 	defer timer.Stop()
@@ -190,8 +196,8 @@ func (a *Agent) terminate(i *instance, grace time.Duration) {
 // heard that it is out of service. Without that, a request that a router has
 // just written to a connection it kept is reset with the container, and must
 // not be sent again (I4), while a refusal sends it to the home agent.
-func (a *Agent) linger(i *instance) {
-	timer := time.NewTimer(a.cfg.RouteSettle)
+func (a *Agent) linger(i *instance, settle time.Duration) {
+	timer := time.NewTimer(settle)
 	defer timer.Stop()
 	select {
 	case <-timer.C:
@@ -202,6 +208,7 @@ func (a *Agent) linger(i *instance) {
 
 // dispose destroys an instance of the pod, after the last look at what it used.
 func (p *pod) dispose(i *instance) {
+	p.unlead(i)
 	p.meter.end(p.agent.ctx, i)
 	p.agent.dispose(i)
 }

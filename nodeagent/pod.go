@@ -61,8 +61,13 @@ type pod struct {
 	stays bool
 	// volumes is nil until the pod is prepared.
 	volumes *volumes
+	// deletion is not nil once Kubernetes deletes the pod.
+	deletion *deletion
 	// current serves the pod; nil unless Active.
 	current *instance
+	// last is the container of a pod that was deleted, while its address still leads
+	// there.
+	last *instance
 	// instances are all that live, those that drain included.
 	instances map[*instance]struct{}
 	// fates are instances that ended not long ago.
@@ -266,6 +271,9 @@ func (p *pod) replace() {
 // function does not load, ctx's, or what kept the agent from making a container.
 func (p *pod) lease(ctx context.Context) (*instance, error) {
 	p.mu.Lock()
+	if p.deletion != nil {
+		p.deletion.came = time.Now()
+	}
 	if p.current != nil { // the short way, without a timer
 		defer p.mu.Unlock()
 		p.current.usage.begin()
@@ -337,14 +345,21 @@ func (p *pod) detach(i *instance) bool {
 }
 
 // withdraw ends the pod's life at this agent: it serves nobody new from now on;
-// what runs may finish within grace. It returns at once; wait for gone.
-func (p *pod) withdraw(grace time.Duration) {
+// what runs may finish within grace. It returns at once; wait for gone. It reports
+// whether Kubernetes deletes the pod: then its last container goes on answering
+// whoever connects to the pod's address.
+func (p *pod) withdraw(grace time.Duration) (deleted bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	deleted = p.deletion != nil
 	if p.withdrawn {
-		return
+		return deleted
 	}
 	p.withdrawn = true
+	if deleted {
+		close(p.deletion.over)
+		p.last = p.current
+	}
 	p.current = nil
 	if p.retry != nil {
 		p.retry.Stop()
@@ -355,6 +370,28 @@ func (p *pod) withdraw(grace time.Duration) {
 	for i := range p.instances {
 		i.retire(grace)
 	}
+	return deleted
+}
+
+// unlead has the pod's address lead to the agent, where it leads to the instance of a
+// pod that was deleted.
+func (p *pod) unlead(i *instance) {
+	p.mu.Lock()
+	led := p.last == i
+	if led {
+		p.last = nil
+	}
+	p.mu.Unlock()
+	if led {
+		p.agent.addresses.refresh(p)
+	}
+}
+
+// isDeleted reports whether Kubernetes deletes the pod.
+func (p *pod) isDeleted() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.deletion != nil
 }
 
 // gone waits until a withdrawn pod serves nobody any more. Its last containers

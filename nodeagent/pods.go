@@ -95,7 +95,11 @@ func (ps *pods) take(a *Assignment, before *kept) error {
 		if held := old.status().Epoch; a.Epoch.Compare(held) < 0 {
 			return fmt.Errorf("%w: pod %s, epoch %v, held %v", errStale, a.PodUID, a.Epoch, held)
 		}
-		if old.spec.sameWork(a) {
+		deleted := old.isDeleted()
+		if deleted && a.Epoch == old.status().Epoch {
+			return nil // the control plane is about to say so again
+		}
+		if !deleted && old.spec.sameWork(a) {
 			old.renew(a)
 			ps.agent.snapshot.changed()
 			ps.agent.changed(old)
@@ -136,20 +140,34 @@ func (ps *pods) take(a *Assignment, before *kept) error {
 func (ps *pods) withdraw(uid string, e Epoch, grace time.Duration) error {
 	ps.mu.Lock()
 	defer ps.mu.Unlock()
+	p, err := ps.toWithdraw(uid, e)
+	if err != nil {
+		return err
+	}
+	ps.drop(p, e, grace)
+	return nil
+}
+
+// toWithdraw is the pod that a withdrawal is about. The caller holds mu.
+func (ps *pods) toWithdraw(uid string, e Epoch) (*pod, error) {
 	p := ps.byUID[uid]
 	if p == nil {
 		ps.bury(uid, e)
 		ps.agent.outbox.tell(status{PodUID: uid, Epoch: e, State: Gone})
-		return fmt.Errorf("%w: %s", errWithdrawn, uid)
+		return nil, fmt.Errorf("%w: %s", errWithdrawn, uid)
 	}
 	if held := p.status().Epoch; e.Compare(held) < 0 {
-		return fmt.Errorf("%w: pod %s, withdrawal of epoch %v, held %v", errStale, uid, e, held)
+		return nil, fmt.Errorf("%w: pod %s, withdrawal of epoch %v, held %v", errStale, uid, e, held)
 	}
-	ps.bury(uid, e)
-	delete(ps.byUID, uid)
+	return p, nil
+}
+
+// drop withdraws a pod that is here. The caller holds mu.
+func (ps *pods) drop(p *pod, e Epoch, grace time.Duration) {
+	ps.bury(p.spec.PodUID, e)
+	delete(ps.byUID, p.spec.PodUID)
 	ps.end(p, grace)
 	ps.agent.snapshot.changed()
-	return nil
 }
 
 // hear takes note of a control plane that speaks. It is errOldControlPlane if
@@ -213,17 +231,23 @@ func (ps *pods) bury(uid string, e Epoch) {
 	ps.tombstones[uid] = tombstone{epoch: e, until: now.Add(tombstoneAge)}
 }
 
-// end withdraws a pod that is in no map any more and reports when it is gone.
-// The caller holds mu.
+// end withdraws a pod that is in no map any more and reports when it is gone. One
+// that is deleted has no other home: it keeps its addresses as long as its container
+// answers there. The caller holds mu.
 func (ps *pods) end(p *pod, grace time.Duration) {
-	p.withdraw(grace)
-	ps.agent.addresses.release(p)
+	deleted := p.withdraw(grace)
+	if !deleted {
+		ps.agent.addresses.release(p)
+	}
 	endLog, silent := p.log.Remove, ps.kept
 	if ps.closed { // the next agent goes on with it
 		endLog = func() error { p.log.Close(); return nil }
 	}
 	ps.agent.tasks.start(func() {
 		p.gone()
+		if deleted {
+			ps.agent.addresses.release(p)
+		}
 		if !silent && ps.get(p.spec.PodUID) == nil {
 			ps.agent.outbox.tell(p.status())
 		}

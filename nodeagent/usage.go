@@ -17,6 +17,8 @@ type usage struct {
 	ours   int
 	held   int
 	worker workerconn.Activity
+	// came is when the worker last told of something new that came to it.
+	came time.Time
 	// idleSince is the zero time while something is going on.
 	idleSince time.Time
 }
@@ -67,6 +69,9 @@ func (u *usage) letGo(now time.Time) {
 func (u *usage) report(a workerconn.Activity, now time.Time) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
+	if a.Came != u.worker.Came {
+		u.came = now
+	}
 	u.worker = a
 	// A report that says "idle" tells of activity since the one before.
 	u.idleSince = time.Time{}
@@ -87,6 +92,14 @@ func (u *usage) idleFor(now time.Time) time.Duration {
 		return -1
 	}
 	return now.Sub(u.idleSince)
+}
+
+// lastCame is when something new last came to the container, as its worker has it: a
+// connection to the pod's address, or a request by a router.
+func (u *usage) lastCame() time.Time {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.came
 }
 
 // inFlight reports whether a request runs, as far as either book knows.

@@ -94,6 +94,7 @@ SanFran's CA ConfigMap, --control-plane-name <service>.<namespace>.svc.`,
 	flags.Int64Var(&c.Logs.MaxFileBytes, "pod-log-max-file-bytes", 10<<20, "when the next file of a pod's log is begun, in bytes")
 	flags.IntVar(&c.Logs.MaxFiles, "pod-log-max-files", 5, "how many files a pod's log has at most, for the present and for the previous container each")
 	flags.Int64Var(&c.Logs.Budget, "pod-log-budget-bytes", 4<<30, "what all logs on this node may take, in bytes; beyond it the greatest loses its oldest file")
+	flags.DurationVar(&c.EndpointSettle, "endpoint-settle", 2*time.Second, "how long nothing new must have come to a pod that is deleted before it is taken out of service; 0: it ends at once")
 	flags.DurationVar(&c.EventLoopLimit, "event-loop-limit", 30*time.Second, "how long a function may keep its event loop from running before its container is ended; 0: for ever")
 	flags.StringVar(&c.CgroupBase, "cgroup", "", "control group to make the containers' under (default: the agent's own)")
 	flags.IntVar(&o.supervisorFD, "supervisor-fd", 0, "descriptor that leads to the supervisor, which sets it")
@@ -180,6 +181,9 @@ func (o *agentOptions) complete() (err error) {
 	}
 	if o.config.ContainerCIDR, o.config.ContainerCIDR6, err = bothFamilies(o.networkCIDRs, netip.ParsePrefix, isPrefix4); err != nil {
 		return fmt.Errorf("--network-cidr: %w", err)
+	}
+	if o.config.EndpointSettle == 0 {
+		o.config.EndpointSettle = -1 // there, 0 is the default
 	}
 	if o.config.EventLoopLimit == 0 {
 		o.config.EventLoopLimit = -1 // there, 0 is the default

@@ -29,16 +29,18 @@ const OVERDUE_MS = 1_000
 class Activity {
   inFlight = 0
   direct = 0
+  /** What has come: direct connections, and requests on others. Begins anew after 2^31. */
+  came = 0
   /** @type {(() => void) | null} called after every change */
   changed = null
   #report
-  #reported = { inFlight: 0, direct: 0 }
+  #reported = { inFlight: 0, direct: 0, came: 0 }
   #armed = false
   #due = 0 // when the timer shall fire
   #overdueSince = 0
   #delay = 0 // the longest since the last report
 
-  /** @param {(activity: {inFlight: number, direct: number, delayMs?: number}) => void} report */
+  /** @param {(activity: {inFlight: number, direct: number, came: number, delayMs?: number}) => void} report */
   constructor(report) {
     this.#report = report
   }
@@ -47,6 +49,7 @@ class Activity {
   change(inFlight, direct) {
     this.inFlight += inFlight
     this.direct += direct
+    if (direct > 0) this.comes()
     const { inFlight: r, direct: d } = this.#reported
     if (this.inFlight > 0 && r === 0 || this.direct > 0 && d === 0) this.send()
     if (!this.#armed) this.#arm()
@@ -54,9 +57,14 @@ class Activity {
     this.changed?.()
   }
 
+  /** Counts what has come. A change is told of right after that. */
+  comes() {
+    this.came = (this.came + 1) & 0x7fffffff
+  }
+
   /** Reports now, for example because the agent asked. */
   send() {
-    this.#reported = { inFlight: this.inFlight, direct: this.direct }
+    this.#reported = { inFlight: this.inFlight, direct: this.direct, came: this.came }
     const delay = this.#delay
     this.#delay = 0
     this.#report(delay < 1 ? this.#reported : { ...this.#reported, delayMs: round(delay) })
@@ -72,8 +80,8 @@ class Activity {
       this.#armed = false
       const delay = now() - this.#due
       this.#delay = max(this.#delay, delay)
-      const { inFlight, direct } = this.#reported
-      const same = this.inFlight === inFlight && this.direct === direct
+      const { inFlight, direct, came } = this.#reported
+      const same = this.inFlight === inFlight && this.direct === direct && this.came === came
       if (same && delay < TOLD_DELAY_MS) return
       this.send()
       if (!same) this.#arm()

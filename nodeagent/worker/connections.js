@@ -98,6 +98,7 @@ class Connections {
   /** A request has begun on the connection. */
   begin(connection) {
     connection.active++
+    if (!connection.direct) this.#activity.comes()
     this.#activity.change(1, 0)
   }
 

@@ -60,7 +60,7 @@ class FunctionServer {
   /** The server of the function's that connections are given to, if there is one. */
   #own = null
 
-  /** @param {(activity: {inFlight: number, direct: number, delayMs?: number}) => void} report */
+  /** @param {(activity: {inFlight: number, direct: number, came: number, delayMs?: number}) => void} report */
   constructor(report) {
     this.#activity = new Activity(report)
     this.#connections = new Connections(this.#activity)

@@ -64,7 +64,7 @@ async function boot({ slow } = {}) {
   installLog()
   if (slow) report('V8 has refused what was compiled of the worker when the image was made, so that this container has started slowly')
   server = new FunctionServer((activity) =>
-    control.send(debugged ? { type: 'activity', ...activity, debugger: true } : { type: 'activity', ...activity }))
+    control.send({ type: 'activity', ...activity, ...asked }))
   server.http.listen({ fd: LISTENER_FD }, () => {
     listening = new Listening(server, () => state === 'loading')
     state = 'warm'
@@ -88,7 +88,7 @@ const receive = (function receive(message) {
     // The agent's process that asked first has died, perhaps before it had the answer.
     control.send({ type: 'drained', sigterm: hearsTerm() })
   } else if (message.type === 'ping' && state !== 'warm') {
-    debugged = isDebugged()
+    asked = { debugger: isDebugged() || undefined, sigterm: hearsTerm() || undefined }
     server.report()
   } else if (message.type === 'terminate' && (state === 'ready' || state === 'draining')) {
     if (message.early && !hearsTerm()) return
@@ -110,8 +110,9 @@ const receive = (function receive(message) {
 
 let hasDrained = false
 
-// A function that is being debugged may stand still for as long as it likes.
-let debugged = false
+// What was so when the agent last asked: a function that is being debugged may stand
+// still for as long as it likes, and one that listens for SIGTERM is told in time.
+let asked = {}
 const isDebugged = () => apply(getBuiltinModule, process, ['node:inspector']).url() !== undefined
 
 const activate = (function activate({ entry, env, loadTimeoutMs, command, workingDir, port, compileCache: cache, compileCacheFilled, ...rest }) {

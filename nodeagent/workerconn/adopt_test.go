@@ -65,7 +65,7 @@ func TestAnswersToTheProcessBeforeAreLetPass(t *testing.T) {
 		p.hear()
 		p.sock.Close()
 	}()
-	if sigterm, err := c.Drain(t.Context(), time.Second); err != nil || !sigterm || !c.Server() {
+	if sigterm, err := c.Drain(t.Context(), time.Second, false); err != nil || !sigterm || !c.Server() {
 		t.Fatalf("drain: %v, %v", sigterm, err)
 	}
 	if err := c.Terminate(); err != nil {

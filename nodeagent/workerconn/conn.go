@@ -229,14 +229,19 @@ func (c *Conn) Activate(ctx context.Context, a Activation) (time.Duration, error
 }
 
 // Drain tells the worker to finish what runs within grace and waits until it
-// has. It reports whether the function listens for SIGTERM. It may be called
-// once, after Activate succeeded.
-func (c *Conn) Drain(ctx context.Context, grace time.Duration) (sigterm bool, err error) {
+// has. It reports whether the function listens for SIGTERM; early says to
+// TerminateEarly at once. It may be called once, after Activate succeeded.
+func (c *Conn) Drain(ctx context.Context, grace time.Duration, early bool) (sigterm bool, err error) {
 	if err := c.advance(ready, draining); err != nil {
 		return false, err
 	}
 	if err := c.send(drainMessage{Type: "drain", GraceMs: grace.Milliseconds()}); err != nil {
 		return false, err
+	}
+	if early {
+		if err := c.TerminateEarly(); err != nil {
+			return false, err
+		}
 	}
 	if err := c.wait(ctx, c.drained, "drain"); err != nil {
 		return false, err

@@ -115,7 +115,7 @@ func TestWholeLife(t *testing.T) {
 	if c.Heard().Before(pinged) {
 		t.Errorf("heard last at %v, pinged at %v", c.Heard(), pinged)
 	}
-	if sigterm, err := c.Drain(t.Context(), 30*time.Second); err != nil || !sigterm {
+	if sigterm, err := c.Drain(t.Context(), 30*time.Second, false); err != nil || !sigterm {
 		t.Fatalf("drain: %v, %v", sigterm, err)
 	}
 	if err := c.Terminate(); err != nil {
@@ -255,7 +255,7 @@ func TestWaitsEndWithTheWorker(t *testing.T) {
 	if _, err := c.Activate(t.Context(), Activation{}); !errors.Is(err, io.EOF) {
 		t.Errorf("activate: %v, want io.EOF", err)
 	}
-	if _, err := c.Drain(t.Context(), time.Second); !errors.Is(err, io.EOF) {
+	if _, err := c.Drain(t.Context(), time.Second, false); !errors.Is(err, io.EOF) {
 		t.Errorf("drain: %v, want io.EOF", err)
 	}
 }
@@ -274,7 +274,7 @@ func TestOutOfOrderCallsAreErrors(t *testing.T) {
 	if _, err := c.Activate(t.Context(), Activation{}); err == nil {
 		t.Error("activated a worker that was not warm")
 	}
-	if _, err := c.Drain(t.Context(), time.Second); err == nil {
+	if _, err := c.Drain(t.Context(), time.Second, false); err == nil {
 		t.Error("drained a worker that was not active")
 	}
 	if err := c.Terminate(); err == nil {

@@ -79,11 +79,16 @@ type Activity struct {
 	InFlight int
 	// Direct counts open connections to the pod's own address.
 	Direct int
+	// Came counts what has come since the lease began: connections to the pod's
+	// address, and requests on others. It begins anew after 2^31.
+	Came uint32
 	// LoopDelay is by how much the worker's event loop was late at worst since
 	// the report before.
 	LoopDelay time.Duration
 	// Debugger says that an inspector is open: the worker may stand still.
 	Debugger bool
+	// SIGTERM says that the function listened for it when Ping was last answered.
+	SIGTERM bool
 }
 
 // Busy reports whether anything is going on.
@@ -119,6 +124,7 @@ type message struct {
 	Stack    string  `json:"stack"`
 	InFlight int     `json:"inFlight"`
 	Direct   int     `json:"direct"`
+	Came     uint32  `json:"came"`
 	// CompileCache comes with "warm".
 	CompileCache string  `json:"compileCache"`
 	DelayMs      float64 `json:"delayMs"`
@@ -129,7 +135,7 @@ type message struct {
 }
 
 func (m message) activity() Activity {
-	return Activity{InFlight: m.InFlight, Direct: m.Direct, LoopDelay: time.Duration(m.DelayMs * float64(time.Millisecond)), Debugger: m.Debugger}
+	return Activity{InFlight: m.InFlight, Direct: m.Direct, LoopDelay: time.Duration(m.DelayMs * float64(time.Millisecond)), Debugger: m.Debugger, Came: m.Came, SIGTERM: m.SIGTERM}
 }
 
 func parse(line []byte) (message, error) {

@@ -19,7 +19,7 @@ test('a call that blocks the event loop is told as its delay', async (t) => {
   assert.ok(delayMs >= 300 && Number.isInteger(delayMs), `${delayMs}`)
   const from = container.messages.length
   container.send({ type: 'ping' })
-  assert.deepEqual(await container.receive('activity', { from }), { type: 'activity', inFlight: 0, direct: 0 }, 'told twice')
+  assert.deepEqual(await container.receive('activity', { from }), { type: 'activity', inFlight: 0, direct: 0, came: 1 }, 'told twice')
 })
 
 test('a ping is answered when the event loop comes round', async (t) => {

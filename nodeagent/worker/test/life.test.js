@@ -88,7 +88,7 @@ test('activity: work is told before the function runs, idleness when it is true,
   const container = await serving(t, { 'index.js': `module.exports = (req, res) => { if (req.path === '/wait') setTimeout(() => res.end(), 200); else res.end() }` })
   const from = container.messages.length
   await container.request({ path: '/wait' })
-  assert.deepEqual(container.messages.slice(from)[0], { type: 'activity', inFlight: 1, direct: 0 })
+  assert.deepEqual(container.messages.slice(from)[0], { type: 'activity', inFlight: 1, direct: 0, came: 1 })
   await container.receive('activity', { from, where: (m) => m.inFlight === 0 })
 
   const before = container.messages.length
@@ -105,6 +105,27 @@ test('activity: work is told before the function runs, idleness when it is true,
   socket.destroy()
   await container.receive('activity', { from: idle, where: (m) => m.direct === 0 && m.inFlight === 0 })
 })
+
+for (const [kind, files] of Object.entries({
+  'a function': { 'index.js': `module.exports = (req, res) => res.end()` },
+  'a program': { 'server.js': `require('node:http').createServer((req, res) => res.end()).listen(0); process.on('SIGTERM', () => {})`, 'package.json': '{"scripts":{"start":"node server.js"}}' },
+})) {
+  test(`activity: ${kind} tells of each direct connection that came, and of requests of others`, async (t) => {
+    const container = await serving(t, files)
+    const agent = new http.Agent({ keepAlive: true, maxSockets: 1 })
+    t.after(() => agent.destroy())
+    const from = container.messages.length
+    for (let i = 0; i < 3; i++) await container.request({ agent })
+    await container.receive('activity', { from, where: (m) => m.came === 3 })
+    for (let i = 0; i < 2; i++) {
+      const socket = net.connect(container.port, POD_ADDRESS)
+      await container.receive('activity', { from, where: (m) => m.came === 4 + i })
+      t.after(() => socket.destroy())
+    }
+    container.send({ type: 'ping' })
+    await container.receive('activity', { from, where: (m) => m.sigterm === (kind === 'a program' ? true : undefined) })
+  })
+}
 
 const COUNTED = `
   let wait

@@ -1362,10 +1362,13 @@ func (x *EmptyDir) GetSizeBytes() int64 {
 // Withdrawal ends an assignment. The agent withdraws the pod, lets requests in
 // flight finish within the grace period, and reports POD_STATE_GONE.
 type Withdrawal struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	PodUid        string                 `protobuf:"bytes,1,opt,name=pod_uid,json=podUid,proto3" json:"pod_uid,omitempty"`
-	Epoch         *Epoch                 `protobuf:"bytes,2,opt,name=epoch,proto3" json:"epoch,omitempty"`
-	GracePeriod   *durationpb.Duration   `protobuf:"bytes,3,opt,name=grace_period,json=gracePeriod,proto3" json:"grace_period,omitempty"`
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	PodUid string                 `protobuf:"bytes,1,opt,name=pod_uid,json=podUid,proto3" json:"pod_uid,omitempty"`
+	Epoch  *Epoch                 `protobuf:"bytes,2,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	// Set if Kubernetes deletes the pod: then the agent serves it within the grace
+	// period for as long as Services may still lead to it. Otherwise the pod lives
+	// elsewhere.
+	GracePeriod   *durationpb.Duration `protobuf:"bytes,3,opt,name=grace_period,json=gracePeriod,proto3" json:"grace_period,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
