@@ -196,6 +196,20 @@ func client(t *testing.T, namespace string) {
 	waitReady(t, namespace, "client")
 }
 
+// expose makes a Service in front of a pod and returns its ClusterIP once that answers
+// the pod of client. Before kube-proxy of that node knows of a Service, nothing
+// translates its address. With iptables nothing refuses it either: a connection that is
+// begun then, to an ordinary pod's Service too, hangs for ever, because connection
+// tracking has it as one that is not translated. So each try is a new one.
+func expose(t *testing.T, namespace, pod string, port int) (clusterIP string) {
+	t.Helper()
+	kubectl(t, "expose", "pod", pod, "-n", namespace, "--port=80", fmt.Sprintf("--target-port=%d", port))
+	clusterIP = kubectl(t, "get", "service", pod, "-n", namespace, "-o", "jsonpath={.spec.clusterIP}")
+	kubectl(t, "exec", "-n", namespace, "client", "--", "timeout", "60", "sh", "-c",
+		fmt.Sprintf("until timeout 1 wget -q -O /dev/null http://%s/; do sleep 0.1; done 2>/dev/null", clusterIP))
+	return clusterIP
+}
+
 // onNode runs a command in the network of the cluster's first real node.
 func onNode(t *testing.T, command ...string) (string, error) {
 	t.Helper()

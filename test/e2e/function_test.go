@@ -58,9 +58,7 @@ func TestFunctionFromRunToDelete(t *testing.T) {
 		}
 	}
 
-	kubectl(t, "expose", "pod", "hello", "-n", namespace, "--port=80", "--target-port=8080")
-	kubectl(t, "wait", "-n", namespace, "endpointslice", "-l", "kubernetes.io/service-name=hello", "--for=jsonpath={.endpoints[0].conditions.ready}=true", "--timeout=60s")
-	ip := kubectl(t, "get", "service", "hello", "-n", namespace, "-o", "jsonpath={.spec.clusterIP}")
+	ip := expose(t, namespace, "hello", 8080)
 	if got := inCluster(t, namespace, "http://"+ip+"/?name=pod"); got != "Hello pod" {
 		t.Errorf("ClusterIP from a pod: %q, want \"Hello pod\"", got)
 	}

@@ -84,9 +84,7 @@ func TestHandover(t *testing.T) {
 		waitReady(t, namespace, name)
 	}
 	waitReady(t, namespace, "parked")
-	kubectl(t, "expose", "pod", "busy", "-n", namespace, "--port=80", "--target-port=8080")
-	ip := kubectl(t, "get", "service", "busy", "-n", namespace, "-o", "jsonpath={.spec.clusterIP}")
-	kubectl(t, "wait", "-n", namespace, "endpointslice", "-l", "kubernetes.io/service-name=busy", "--for=jsonpath={.endpoints[0].conditions.ready}=true", "--timeout=60s")
+	ip := expose(t, namespace, "busy", 8080)
 	readySince := func() string {
 		return kubectl(t, "get", "pods", "-n", namespace, "-o",
 			`jsonpath={range .items[*]}{.metadata.name}={.status.conditions[?(@.type=="Ready")].status},{.status.conditions[?(@.type=="Ready")].lastTransitionTime} {end}`)

@@ -49,9 +49,7 @@ func TestServerOfItsOwn(t *testing.T) {
 	if status, body := fetch(t, gateway(namespace, "server", "/?name=gateway")); status != 200 || body != "Hello gateway" {
 		t.Errorf("at the gateway: %d %q", status, body)
 	}
-	kubectl(t, "expose", "pod", "server", "-n", namespace, "--port=80", "--target-port=3000")
-	kubectl(t, "wait", "-n", namespace, "endpointslice", "-l", "kubernetes.io/service-name=server", "--for=jsonpath={.endpoints[0].conditions.ready}=true", "--timeout=60s")
-	ip := kubectl(t, "get", "service", "server", "-n", namespace, "-o", "jsonpath={.spec.clusterIP}")
+	ip := expose(t, namespace, "server", 3000)
 	if got := inCluster(t, namespace, "http://"+ip+"/?name=ClusterIP"); got != "Hello ClusterIP" {
 		t.Errorf("at the ClusterIP: %q", got)
 	}
