@@ -153,16 +153,21 @@ func (e *runcExec) run(ctx context.Context, p Program) error {
 		}
 	}
 	err := cmd.Run()
-	switch {
-	case err == nil:
+	if err == nil {
 		return nil
-	case ctx.Err() != nil:
+	}
+	if ctx.Err() != nil {
 		err = fmt.Errorf("the OCI runtime was given up: %w", err)
 	}
 	if reason := lastLogged(e.log()); reason != "" {
-		return errors.New(reason)
+		err = errors.New(reason)
+	} else {
+		err = fmt.Errorf("%w %.300s", err, said.String())
 	}
-	return fmt.Errorf("%w %.300s", err, said.String())
+	if cmd.Process != nil {
+		err = errors.Join(err, endGroup(cmd.Process.Pid))
+	}
+	return err
 }
 
 // openInit opens the program's process, which the OCI runtime has left.

@@ -109,6 +109,41 @@ func (r *Runc) endOrphans(ctx context.Context, runtime int, hostID uint32) error
 	}
 }
 
+// endGroup kills what a runtime that has started no program in a running container has
+// left of its process group, and waits until it is gone: of a runtime that is killed, or
+// gives up, in the middle, its helpers would stay as zombies. Where the agent has a
+// supervisor that one waits for them.
+func endGroup(runtime int) error {
+	_ = unix.Kill(-runtime, unix.SIGKILL) // ESRCH: none is left
+	for end := time.Now().Add(settleTime); ; time.Sleep(time.Millisecond) {
+		_, children, err := readChildren(os.Getpid())
+		if err != nil {
+			return err
+		}
+		var alive []int
+		for _, c := range children {
+			if c.group != runtime {
+				continue
+			}
+			gone := false
+			if c.zombie {
+				if gone, err = c.collect(); err != nil {
+					return err
+				}
+			}
+			if !gone {
+				alive = append(alive, c.pid)
+			}
+		}
+		if len(alive) == 0 {
+			return nil
+		}
+		if time.Now().After(end) {
+			return fmt.Errorf("processes %v of the OCI runtime do not end", alive)
+		}
+	}
+}
+
 // firstProcesses are the pids that containers' pid files hold. A runtime writes
 // it before it ends, and so before the process becomes the agent's child.
 func (r *Runc) firstProcesses() []int {

@@ -3,7 +3,10 @@ package container
 import (
 	"os"
 	"os/exec"
+	"syscall"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 func TestParseChild(t *testing.T) {
@@ -65,5 +68,54 @@ func TestCollectOrphansTakesNobodysChild(t *testing.T) {
 	}
 	if err := cmd.Wait(); err != nil {
 		t.Errorf("somebody else has waited for it: %v", err)
+	}
+}
+
+// A runtime that fails leaves nobody of its process group, and nobody else ends by it.
+func TestEndGroupLeavesNothingOfIt(t *testing.T) {
+	if err := becomeSubreaper(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0) })
+	other := exec.Command("cat")
+	in, err := other.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := other.Start(); err != nil {
+		t.Fatal(err)
+	}
+	// One of its children has ended, the other would not.
+	runtime := exec.Command("sh", "-c", "true & sleep 999 & exit 1")
+	runtime.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if err := runtime.Run(); err == nil {
+		t.Fatal("the runtime did not fail")
+	}
+	left := func() (group []child) {
+		_, children, err := readChildren(os.Getpid())
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, c := range children {
+			if c.group == runtime.Process.Pid {
+				group = append(group, c)
+			}
+		}
+		return group
+	}
+	if len(left()) == 0 {
+		t.Fatal("the runtime has left nothing, so that this test shows nothing")
+	}
+	if err := endGroup(runtime.Process.Pid); err != nil {
+		t.Error(err)
+	}
+	if group := left(); len(group) > 0 {
+		t.Errorf("left: %+v", group)
+	}
+	if err := in.Close(); err != nil {
+		t.Error(err)
+	}
+	if err := other.Wait(); err != nil {
+		t.Errorf("a process of another group ended with %v", err)
 	}
 }
