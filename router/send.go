@@ -20,7 +20,7 @@ const lastWrite = 5 * time.Millisecond
 // sending is a request's body on its way to an upstream, in a goroutine of its
 // own, so that the answer may come before the body's end. The goroutine reads
 // from the client, whom nothing but its own connection's end can hurry: it may
-// outlive the attempt, not the client's connection.
+// outlive the attempt, not the request: see [WholeRequests].
 type sending struct {
 	body *attemptBody
 	conn *upstreamConn
@@ -218,8 +218,8 @@ func (s *sending) answered() {
 
 var errBodyStalled = errors.New("nothing of it has come for too long")
 
-// stall bounds each wait for a client's next bytes, until the answer is there: from
-// then on a client may have nothing to say for long.
+// stall bounds each wait for a client: for its next bytes, until the answer is there,
+// as from then on it may have nothing to say for long; or to take some of the answer.
 type stall struct {
 	mu     sync.Mutex
 	timer  *time.Timer
