@@ -7,10 +7,12 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -77,12 +79,12 @@ func programsOf(t *testing.T, programs *fakePrograms, pod *corev1.Pod) *httptest
 // stream does what kubectl and the API server do with one of the streams.
 func stream(t *testing.T, server *httptest.Server, path string, options remotecommand.StreamOptions) error {
 	t.Helper()
-	return streamUntil(t, t.Context(), server, path, options)
+	return streamUntil(t, t.Context(), server.URL, path, options)
 }
 
-func streamUntil(t *testing.T, ctx context.Context, server *httptest.Server, path string, options remotecommand.StreamOptions) error {
+func streamUntil(t *testing.T, ctx context.Context, address, path string, options remotecommand.StreamOptions) error {
 	t.Helper()
-	to, err := url.Parse(server.URL + path)
+	to, err := url.Parse(address + path)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -93,7 +95,7 @@ func streamUntil(t *testing.T, ctx context.Context, server *httptest.Server, pat
 		}
 	}
 	to.RawQuery = query.Encode()
-	executor, err := remotecommand.NewSPDYExecutor(&rest.Config{Host: server.URL}, http.MethodPost, to)
+	executor, err := remotecommand.NewSPDYExecutor(&rest.Config{Host: address}, http.MethodPost, to)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -165,20 +167,24 @@ func TestExecEndsWithItsClient(t *testing.T) {
 	path := "/exec/default/hello/hello?command=sleep"
 	ctx, leave := context.WithCancel(t.Context())
 	done := make(chan error, 1)
-	go func() { done <- streamUntil(t, ctx, server, path, remotecommand.StreamOptions{Stdout: io.Discard}) }()
+	go func() { done <- streamUntil(t, ctx, server.URL, path, remotecommand.StreamOptions{Stdout: io.Discard}) }()
 	<-begun
 	leave()
 	<-ended
 	<-done
 
 	// Nor does input that nobody reads hide the end.
+	address, cut := cuttable(t, server)
+	input := endless{begun: make(chan struct{})}
 	ctx, leave = context.WithCancel(t.Context())
 	go func() {
-		done <- streamUntil(t, ctx, server, path, remotecommand.StreamOptions{Stdin: endless{}, Stdout: io.Discard})
+		done <- streamUntil(t, ctx, address, path, remotecommand.StreamOptions{Stdin: &input, Stdout: io.Discard})
 	}()
 	<-begun
-	leave()
+	<-input.begun
+	cut() // client-go, if told to leave, would first wait for what it is about to send
 	<-ended
+	leave()
 	<-done
 
 	config, err := websocket.NewConfig("ws"+strings.TrimPrefix(server.URL, "http")+path+"&output=1", server.URL)
@@ -195,10 +201,48 @@ func TestExecEndsWithItsClient(t *testing.T) {
 	<-ended
 }
 
-// endless is input without end.
-type endless struct{}
+// cuttable is a URL that leads to the server, until all its connections are cut, as
+// by the end of a client's process.
+func cuttable(t *testing.T, server *httptest.Server) (address string, cut func()) {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cut := context.WithCancel(t.Context())
+	var serving sync.WaitGroup
+	t.Cleanup(func() { cut(); serving.Wait() })
+	context.AfterFunc(ctx, func() { listener.Close() })
+	serving.Go(func() {
+		for {
+			in, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			out, err := net.Dial("tcp", server.Listener.Addr().String())
+			if err != nil {
+				t.Error(err)
+				in.Close()
+				return
+			}
+			context.AfterFunc(ctx, func() { in.Close(); out.Close() })
+			serving.Go(func() { _, _ = io.Copy(out, in) })
+			serving.Go(func() { _, _ = io.Copy(in, out) })
+		}
+	})
+	return "http://" + listener.Addr().String(), cut
+}
 
-func (endless) Read(p []byte) (int, error) { return len(p), nil }
+// endless is input without end. begun is closed when it is first read.
+type endless struct {
+	begun chan struct{}
+	once  sync.Once
+}
+
+func (e *endless) Read(p []byte) (int, error) {
+	e.once.Do(func() { close(e.begun) })
+	return len(p), nil
+}
 
 func TestExecSaysWhyNot(t *testing.T) {
 	refuse := func(reason streamsv1.FailureReason) *fakePrograms {
