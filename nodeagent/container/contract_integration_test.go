@@ -35,6 +35,7 @@ func keepsTheContract(t *testing.T, binary string) {
 				return node(map[string]string{
 					containertest.Idle:       `setInterval(() => {}, 1e9)`,
 					containertest.Exit3:      `process.exit(3)`,
+					containertest.Speaks:     `new (require("net").Socket)({fd: 4}).write("x"); setInterval(() => {}, 1e9)`,
 					containertest.Exit0OnEOF: `new (require("net").Socket)({fd: 4}).on("end", () => process.exit(0)).resume()`,
 				}[program])
 			},

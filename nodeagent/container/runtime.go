@@ -95,8 +95,9 @@ type Container interface {
 	// Exec starts a further program in the running container: as the same user,
 	// in all its namespaces and its control group, and with every restriction of
 	// its own program. When it returns, that has been executed; one that cannot
-	// be, because it is not there, is an error in the words of the runtime. ctx
-	// bounds the start only, not the program's life.
+	// be, because it is not there, is an error in the words of the runtime. So may
+	// be one before the container's own program has been executed, which is known
+	// once that has said something. ctx bounds the start only, not the program's life.
 	Exec(ctx context.Context, p Program) (Process, error)
 
 	// Exited is closed once the container's program has ended, by itself or

@@ -41,10 +41,11 @@ func program(ctx context.Context, p *containertest.Process) container.ExitStatus
 	case "/" + containertest.Exit0OnEOF:
 		_, _ = io.Copy(io.Discard, p.Control)
 		return container.ExitStatus{}
-	default:
-		<-ctx.Done()
-		return container.ExitStatus{}
+	case "/" + containertest.Speaks:
+		_, _ = p.Control.Write([]byte("x"))
 	}
+	<-ctx.Done()
+	return container.ExitStatus{}
 }
 
 func execProgram(ctx context.Context, e *containertest.Exec) container.ExitStatus {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"io"
-	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -24,6 +23,8 @@ const (
 	Exit3 = "exit3"
 	// Exit0OnEOF ends with status 0 when its control file reads end of file.
 	Exit0OnEOF = "exit0-on-eof"
+	// Speaks writes a byte to its control file, and does nothing until it is killed.
+	Speaks = "speaks"
 )
 
 // Subject is a Runtime under test.
@@ -86,78 +87,6 @@ func Suite(t *testing.T, New func(t *testing.T) Subject) {
 type suite struct {
 	Subject
 	t *testing.T
-}
-
-// config returns a configuration and the test's end of its control socket.
-// Config's own files are closed by the test's end, or earlier by the test.
-func (s *suite) config(id, program string) (container.Config, *net.UnixConn) {
-	s.t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	defer ln.Close()
-	listener, err := ln.(*net.TCPListener).File()
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	fds, err := syscall.Socketpair(syscall.AF_UNIX, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	theirs, mine := os.NewFile(uintptr(fds[0]), "control"), os.NewFile(uintptr(fds[1]), "control peer")
-	defer mine.Close()
-	peer, err := net.FileConn(mine)
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	s.t.Cleanup(func() { listener.Close(); theirs.Close(); peer.Close() })
-	return container.Config{
-		ID: id, RootFS: s.RootFS, Listener: listener, Control: theirs,
-		Args: s.Args(program), Env: []string{"PATH=/usr/local/bin:/usr/bin:/bin"},
-	}, peer.(*net.UnixConn)
-}
-
-func (s *suite) start(id, program string) container.Container {
-	s.t.Helper()
-	cfg, _ := s.config(id, program)
-	c, err := s.Runtime.Start(s.t.Context(), cfg)
-	if err != nil {
-		s.t.Fatalf("Start(%s): %v", program, err)
-	}
-	s.t.Cleanup(func() { _ = c.Destroy(context.WithoutCancel(s.t.Context())) })
-	return c
-}
-
-func (s *suite) destroy(c container.Container) {
-	s.t.Helper()
-	if err := c.Destroy(s.t.Context()); err != nil {
-		s.t.Errorf("Destroy: %v", err)
-	}
-	select {
-	case <-c.Exited():
-	default:
-		s.t.Error("Destroy has returned and Exited is open")
-	}
-}
-
-func (s *suite) awaitExit(c container.Container) container.ExitStatus {
-	s.t.Helper()
-	select {
-	case <-c.Exited():
-	case <-time.After(patience):
-		s.t.Fatalf("container %s does not end", c.ID())
-	}
-	return c.ExitStatus()
-}
-
-func running(c container.Container) bool {
-	select {
-	case <-c.Exited():
-		return false
-	default:
-		return true
-	}
 }
 
 func refusesInvalidConfig(t *testing.T, s *suite) {

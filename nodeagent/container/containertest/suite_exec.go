@@ -68,7 +68,7 @@ func (s *suite) awaitEnd(p container.Process) container.ExitStatus {
 }
 
 func execRuns(t *testing.T, s *suite) {
-	c := s.start("exec", Idle)
+	c := s.startSpoken("exec")
 	p, _, stdout, stderr := s.exec(c, ExecExit7)
 	if p.Terminal() != nil {
 		t.Error("it has a terminal that nobody asked for")
@@ -113,7 +113,7 @@ func execRuns(t *testing.T, s *suite) {
 }
 
 func execChecks(t *testing.T, s *suite) {
-	c := s.start("exec-checks", Idle)
+	c := s.startSpoken("exec-checks")
 	for name, p := range map[string]container.Program{
 		"no program":      {},
 		"empty name":      {Args: []string{""}},
@@ -130,7 +130,7 @@ func execChecks(t *testing.T, s *suite) {
 }
 
 func execTerminal(t *testing.T, s *suite) {
-	c := s.start("exec-terminal", Idle)
+	c := s.startSpoken("exec-terminal")
 	program := s.program(ExecSize)
 	program.Terminal = true
 	p, err := c.Exec(t.Context(), program)
@@ -169,7 +169,7 @@ func execTerminal(t *testing.T, s *suite) {
 }
 
 func execEnds(t *testing.T, s *suite) {
-	c := s.start("exec-ends", Idle)
+	c := s.startSpoken("exec-ends")
 	p, _, stdout, _ := s.exec(c, ExecCopy)
 	s.destroy(c)
 	if status := s.awaitEnd(p); status.Signal != syscall.SIGKILL || status.Code != 137 {
@@ -181,7 +181,7 @@ func execEnds(t *testing.T, s *suite) {
 }
 
 func execKill(t *testing.T, s *suite) {
-	c := s.start("exec-kill", Idle)
+	c := s.startSpoken("exec-kill")
 	p, _, stdout, _ := s.exec(c, ExecCopy)
 	if err := p.Kill(); err != nil {
 		t.Fatal(err)
