@@ -219,15 +219,20 @@ func TestOnePodsLife(t *testing.T) {
 	if assigned.GetPodUid() != "a" || assigned.GetEpoch().GetGeneration() != 1 || assigned.GetStartParked() {
 		t.Fatalf("assigned %v", assigned)
 	}
-	instance := &agentv1.Instance{LeaseId: "l", Address: "n1:20000", Nonce: "n"}
-	say(t, agent, &agentv1.ConnectRequest{Message: &agentv1.ConnectRequest_PodStatus{PodStatus: &agentv1.PodStatus{PodUid: "a", Epoch: assigned.GetEpoch(), State: active, Instance: instance}}})
 	table := &watcher{}
-	for {
+	follow := func() {
+		t.Helper()
 		response, err := routes.Recv()
 		if err != nil {
 			t.Fatal(err)
 		}
 		table.apply(response)
+	}
+	follow() // the gateway, which is told something, is one that has to hear of the pod
+	instance := &agentv1.Instance{LeaseId: "l", Address: "n1:20000", Nonce: "n"}
+	say(t, agent, &agentv1.ConnectRequest{Message: &agentv1.ConnectRequest_PodStatus{PodStatus: &agentv1.PodStatus{PodUid: "a", Epoch: assigned.GetEpoch(), State: active, Instance: instance}}})
+	for {
+		follow()
 		if route := table.routes["a"]; route.GetReady() {
 			if s := r.pool.Status("a"); s.GetState() == active {
 				t.Error("the pod is ready before the gateway has said that it has its route")
