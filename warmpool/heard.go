@@ -15,8 +15,9 @@ type hearer struct {
 	name string
 	// acknowledged is the revision it has last said to have.
 	acknowledged uint64
-	// silent: it was waited for in vain, and has not caught up since.
-	silent bool
+	// missed is the table's revision when it was waited for in vain. It has caught up
+	// when it has that, though the table may have gone on. 0: it is not silent.
+	missed uint64
 	// left is when its stream ended; zero: it goes on. For a moment it is waited for,
 	// as it goes on with the routes it has until it is back under the same name.
 	left time.Time
@@ -40,7 +41,7 @@ func (t *RouteTable) hear(name string) *hearer {
 func (t *RouteTable) leaves(h *hearer, now time.Time) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if h.left = now; h.silent {
+	if h.left = now; h.missed > 0 {
 		delete(t.hearers, h)
 	}
 }
@@ -61,8 +62,8 @@ func (t *RouteTable) acknowledge(h *hearer, generation, revision uint64) {
 		return
 	}
 	h.acknowledged = max(h.acknowledged, revision)
-	if h.acknowledged == t.revision {
-		h.silent = false
+	if h.acknowledged >= h.missed {
+		h.missed = 0
 	}
 }
 
@@ -76,7 +77,7 @@ func (t *RouteTable) Heard(now time.Time) uint64 {
 		switch {
 		case !h.left.IsZero() && now.Sub(h.left) >= heardWithin:
 			delete(t.hearers, h)
-		case !h.silent:
+		case h.missed == 0:
 			least = min(least, h.acknowledged)
 		}
 	}
@@ -98,7 +99,7 @@ func (t *RouteTable) giveUpOn(revision uint64) {
 		if h.acknowledged >= revision {
 			continue
 		}
-		if h.silent = true; !h.left.IsZero() {
+		if h.missed = t.revision; !h.left.IsZero() {
 			delete(t.hearers, h)
 		}
 	}
