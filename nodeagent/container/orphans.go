@@ -68,6 +68,7 @@ func (r *Runc) endOrphans(ctx context.Context, runtime int, hostID uint32) error
 		_ = unix.Kill(-runtime, unix.SIGKILL) // ESRCH: none is left
 	}
 	for {
+		gone := groupIsGone(runtime) // whatever it has left is a child now
 		own, children, err := readChildren(r.parentPID())
 		if err != nil {
 			return err
@@ -84,11 +85,11 @@ func (r *Runc) endOrphans(ctx context.Context, runtime int, hostID uint32) error
 			case !ofThis && (c.session == own || slices.Contains(firsts, c.pid)):
 				continue
 			case c.zombie:
-				gone, err := c.collect()
+				collected, err := c.collect()
 				if err != nil {
 					return err
 				}
-				if !gone {
+				if !collected {
 					alive = append(alive, c.pid)
 				}
 			case ofThis:
@@ -98,12 +99,12 @@ func (r *Runc) endOrphans(ctx context.Context, runtime int, hostID uint32) error
 				alive = append(alive, c.pid) // it sees by itself that the runtime is gone
 			}
 		}
-		if len(alive) == 0 {
+		if len(alive) == 0 && gone {
 			return nil
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("processes %v of the OCI runtime do not end", alive)
+			return fmt.Errorf("processes %v of the OCI runtime, of the group %d, do not end", alive, runtime)
 		case <-time.After(time.Millisecond):
 		}
 	}
@@ -116,6 +117,7 @@ func (r *Runc) endOrphans(ctx context.Context, runtime int, hostID uint32) error
 func endGroup(runtime int) error {
 	_ = unix.Kill(-runtime, unix.SIGKILL) // ESRCH: none is left
 	for end := time.Now().Add(settleTime); ; time.Sleep(time.Millisecond) {
+		gone := groupIsGone(runtime)
 		_, children, err := readChildren(os.Getpid())
 		if err != nil {
 			return err
@@ -125,23 +127,30 @@ func endGroup(runtime int) error {
 			if c.group != runtime {
 				continue
 			}
-			gone := false
+			collected := false
 			if c.zombie {
-				if gone, err = c.collect(); err != nil {
+				if collected, err = c.collect(); err != nil {
 					return err
 				}
 			}
-			if !gone {
+			if !collected {
 				alive = append(alive, c.pid)
 			}
 		}
-		if len(alive) == 0 {
+		if len(alive) == 0 && gone {
 			return nil
 		}
 		if time.Now().After(end) {
-			return fmt.Errorf("processes %v of the OCI runtime do not end", alive)
+			return fmt.Errorf("processes %v of the OCI runtime, of the group %d, do not end", alive, runtime)
 		}
 	}
+}
+
+// groupIsGone reports whether a runtime's process group is empty. What is in it need
+// not be the agent's child yet: it becomes that when the process that started it, which
+// is killed, is through with its end.
+func groupIsGone(runtime int) bool {
+	return runtime <= 1 || errors.Is(unix.Kill(-runtime, 0), unix.ESRCH)
 }
 
 // firstProcesses are the pids that containers' pid files hold. A runtime writes
