@@ -271,8 +271,7 @@ func speakHTTP2(server *http.Server) *http.Server {
 	server.Protocols = new(http.Protocols)
 	server.Protocols.SetHTTP1(true)
 	server.Protocols.SetUnencryptedHTTP2(true)
-	// A client that has gone without a word, or takes nothing.
-	server.HTTP2 = &http.HTTP2Config{MaxConcurrentStreams: 250, SendPingTimeout: 30 * time.Second, WriteByteTimeout: time.Minute}
+	server.HTTP2 = router.HTTP2Limits()
 	return server
 }
 

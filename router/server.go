@@ -42,6 +42,12 @@ type Server struct {
 	none   chan struct{}
 }
 
+// HTTP2Limits bound what a client of HTTP/2 can hold that has gone without a word, or
+// takes nothing.
+func HTTP2Limits() *http.HTTP2Config {
+	return &http.HTTP2Config{MaxConcurrentStreams: 250, SendPingTimeout: 30 * time.Second, WriteByteTimeout: time.Minute}
+}
+
 // NewServer returns a Server.
 func NewServer(cfg ServerConfig) *Server {
 	if cfg.HeaderTimeout == 0 {
@@ -65,9 +71,8 @@ func NewServer(cfg ServerConfig) *Server {
 		IdleTimeout:       2 * time.Minute,
 		MaxHeaderBytes:    cfg.MaxHeaderBytes,
 		Protocols:         protocols,
-		// A client of HTTP/2 that has gone without a word, or takes nothing.
-		HTTP2:       &http.HTTP2Config{MaxConcurrentStreams: 250, SendPingTimeout: 30 * time.Second, WriteByteTimeout: time.Minute},
-		BaseContext: func(net.Listener) context.Context { return ctx },
+		HTTP2:             HTTP2Limits(),
+		BaseContext:       func(net.Listener) context.Context { return ctx },
 		// Clients' nonsense is theirs.
 		ErrorLog: slog.NewLogLogger(cfg.Log.Handler(), slog.LevelDebug),
 	}
