@@ -42,24 +42,26 @@ func (s *suite) config(id, program string) (container.Config, *net.UnixConn) {
 
 func (s *suite) start(id, program string) container.Container {
 	s.t.Helper()
-	cfg, _ := s.config(id, program)
+	c, _ := s.startHeard(id, program)
+	return c
+}
+
+// startHeard is start, with the test's end of the container's control socket.
+func (s *suite) startHeard(id, program string) (container.Container, *net.UnixConn) {
+	s.t.Helper()
+	cfg, control := s.config(id, program)
 	c, err := s.Runtime.Start(s.t.Context(), cfg)
 	if err != nil {
 		s.t.Fatalf("Start(%s): %v", program, err)
 	}
 	s.t.Cleanup(func() { _ = c.Destroy(context.WithoutCancel(s.t.Context())) })
-	return c
+	return c, control
 }
 
 // startSpoken starts a container and waits until its program runs.
 func (s *suite) startSpoken(id string) container.Container {
 	s.t.Helper()
-	cfg, control := s.config(id, Speaks)
-	c, err := s.Runtime.Start(s.t.Context(), cfg)
-	if err != nil {
-		s.t.Fatalf("Start(%s): %v", Speaks, err)
-	}
-	s.t.Cleanup(func() { _ = c.Destroy(context.WithoutCancel(s.t.Context())) })
+	c, control := s.startHeard(id, Speaks)
 	if err := control.SetReadDeadline(time.Now().Add(patience)); err != nil {
 		s.t.Fatal(err)
 	}
