@@ -215,7 +215,7 @@ func ms(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
 // BenchmarkCompileCache measures how long a function of 1,000 modules loads for
 // the first time in a namespace, and then with what V8 compiled then. Each turn
 // has a namespace of its own. The median of the first must be well above that of
-// the second; on a quiet machine it is twice as much.
+// the second; on a quiet machine it is three times as much.
 func BenchmarkCompileCache(b *testing.B) {
 	a := startAgent(b, func(c *Config) { c.Log = slog.New(slog.DiscardHandler) })
 	digest := a.cp.bundle(thousandModules())
@@ -242,7 +242,7 @@ func BenchmarkCompileCache(b *testing.B) {
 	b.ReportMetric(ms(without), "first-ms")
 	b.ReportMetric(ms(with), "second-ms")
 	b.ReportMetric(without.Seconds()/with.Seconds(), "times-faster")
-	if without < with*3/2 {
+	if without < with*2 {
 		b.Errorf("1,000 modules load in %v the first time and in %v the second", without, with)
 	}
 }

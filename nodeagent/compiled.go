@@ -21,10 +21,11 @@ const compileCacheBase = "/run/sanfran/compile-cache"
 
 const (
 	// compileQuiet is how long a container must have been without requests
-	// before it is asked to write its cache: it answers nothing meanwhile, for
-	// 50 ms or so if the function has a thousand modules. That happens once
-	// for each bundle, namespace and node. Longer would be no better: what V8
-	// has not used for a while it forgets.
+	// before it is asked to write its cache: it answers with delays of 5 ms
+	// meanwhile, and at the end nothing for 50 ms or so if the function has a
+	// thousand modules. That happens once for each bundle, namespace and
+	// node. Longer would be no better: what V8 has not used for a while it
+	// forgets.
 	compileQuiet = time.Second
 	// compileTimeout bounds how long it may take.
 	compileTimeout = 10 * time.Second

@@ -10,10 +10,13 @@ const v8 = require('node:v8')
 
 const { enableCompileCache, flushCompileCache } = Module
 const { parse, stringify } = JSON
-const { keys } = Object
+const { defineProperty, getOwnPropertySymbols, keys } = Object
 const { apply } = Reflect
 const { startsWith } = String.prototype
+const { exec } = RegExp.prototype
 const { readFileSync, statSync, writeFileSync } = fs
+const { setImmediate } = globalThis
+const now = performance.now.bind(performance)
 
 /**
  * The name that Node gives to a folder of what this very Node and V8 compile,
@@ -33,8 +36,20 @@ const MAX_PATHS = 50_000
  */
 const found = Module._pathCache
 
+/** How long the function's requests wait at most for another slice of recompiling. */
+const SLICE_MS = 5
+
+/** What `import` and `export` declarations begin with. */
+const ES_MODULE = /^\s*(?:import|export)(?:\s+\w|\s*[{*'"])/m
+
+/** What a function changes that has code transformed before it is compiled. */
+const loading = { compile: Module.prototype._compile, wrap: Module.wrap, js: Module._extensions['.js'], ts: Module._extensions['.ts'] }
+
 /** The folder; '' while there is none. */
 let folder = ''
+
+/** Whether nobody has written it before. */
+let fresh = false
 
 /**
  * Uses a cache from now on, until the process ends: there is no way back. For a
@@ -48,6 +63,7 @@ function enable(dir, filled) {
   enableCompileCache(path.dirname(dir))
   if (Module.getCompileCacheDir() !== dir) return // loading works without
   folder = dir
+  fresh = !filled
   if (filled) recall()
 }
 
@@ -65,20 +81,117 @@ function recall() {
 }
 
 /**
- * Writes the cache. What cannot be written is not cached; nobody is harmed.
+ * Writes the cache, in slices between which requests are answered. What cannot be
+ * written is not cached; nobody is harmed.
  *
  * @param {string} entry the bundle's folder, or a file in it
+ * @param {() => void} written called once, later or at once
  */
-function write(entry) {
-  if (folder === '') return
-  flushCompileCache()
+function write(entry, written) {
+  if (folder === '') return written()
+  let bundle
   try {
-    const bundle = statSync(entry).isDirectory() ? entry : path.dirname(entry)
+    bundle = (statSync(entry).isDirectory() ? entry : path.dirname(entry)) + '/'
+  } catch {
+    return written() // the function has been at what it can reach
+  }
+  const finish = () => {
+    flushCompileCache()
+    remember(bundle)
+    written()
+  }
+  if (!fresh) return finish()
+  fresh = false
+  renewAll(bundle, finish)
+}
+
+/**
+ * Has Node.js take anew what V8 has of the bundle's CommonJS modules. Node.js
+ * takes it right after it has compiled a module; what the module calls while it
+ * loads V8 compiles afterwards, and that is a good part of what loading costs.
+ */
+function renewAll(bundle, done) {
+  let files = []
+  try {
+    if (!transforms()) files = keys(Module._cache)
+  } catch {
+    // the function has been at what it can reach
+  }
+  let at = 0
+  const slice = () => {
+    const began = now()
+    while (at < files.length && now() - began < SLICE_MS) {
+      try {
+        if (apply(startsWith, files[at], [bundle])) renew(files[at], Module._cache[files[at]])
+      } catch {
+        // no file that can be read, or no module of Node's
+      }
+      at++
+    }
+    if (at < files.length) setImmediate(slice)
+    else done()
+  }
+  slice()
+}
+
+/** Whether a file may not be what was compiled of it. */
+function transforms() {
+  return Module.prototype._compile !== loading.compile || Module.wrap !== loading.wrap ||
+    Module._extensions['.js'] !== loading.js || Module._extensions['.ts'] !== loading.ts
+}
+
+/**
+ * Has a module compiled again. Of one and the same text V8 has the functions still,
+ * with all that was compiled of them since, and so it costs little. Node.js keeps
+ * what it took of a text first; of another text in between it takes it again.
+ */
+function renew(file, module) {
+  const format = formatOf(module)
+  if (format === undefined) return
+  const text = readFileSync(file, 'utf8')
+  if (format === 'commonjs' && apply(exec, ES_MODULE, [text]) !== null) return // a hook has made CommonJS of it
+  compile(file, '', format)
+  compile(file, text, format)
+}
+
+/**
+ * What the module was compiled as; undefined if it is none of CommonJS. Node.js
+ * marks those that it runs.
+ */
+function formatOf(module) {
+  let runs = false
+  let format
+  for (const symbol of getOwnPropertySymbols(module)) {
+    if (symbol.description === 'kIsExecuting') runs = true
+    else if (symbol.description === 'kFormat') format = module[symbol]
+  }
+  if (!runs) return undefined
+  if (format === 'typescript' || format === 'commonjs-typescript') return 'commonjs-typescript'
+  return format === undefined || format === 'commonjs' ? 'commonjs' : undefined
+}
+
+/** What stops a module between its being compiled and its being run. */
+const STOP = new Error('not to be run')
+
+function compile(file, text, format) {
+  const module = new Module(file, null)
+  module.filename = file
+  defineProperty(module, 'exports', { get() { throw STOP } })
+  try {
+    apply(loading.compile, module, [text, file, format])
+  } catch (error) {
+    if (error !== STOP) throw error
+  }
+}
+
+/** Writes which file each `require` of the bundle has found. */
+function remember(bundle) {
+  try {
     const paths = {}
     let count = 0
     for (const key of keys(found)) {
       const file = found[key]
-      if (typeof file !== 'string' || !apply(startsWith, file, [bundle + '/'])) continue
+      if (typeof file !== 'string' || !apply(startsWith, file, [bundle])) continue
       paths[key] = file
       if (++count === MAX_PATHS) break
     }

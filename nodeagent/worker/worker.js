@@ -100,8 +100,7 @@ const receive = (function receive(message) {
   } else if (message.type === 'drain' && state === 'warm') {
     control.send({ type: 'drained', sigterm: false })
   } else if (message.type === 'compile' && state !== 'loading') {
-    compileCache.write(bundle)
-    control.send({ type: 'compiled' })
+    compileCache.write(bundle, () => control.send({ type: 'compiled' }))
   } else if (message.type !== 'drain') {
     report(`the control protocol is broken: ${message.type} while ${state}`)
     exit(1)

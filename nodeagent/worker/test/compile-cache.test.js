@@ -103,6 +103,62 @@ test('CommonJS, ES modules and TypeScript are cached, and the second activation 
   assert.deepEqual(state(compileCache).filter(([name]) => name !== 'paths.json'), written.filter(([name]) => name !== 'paths.json'))
 })
 
+test('what a module calls while it loads is cached, however it is loaded', async (t) => {
+  const called = (name, type = '') => `
+    function ran(n${type}) { return 'said when ${name} loaded' + n }
+    function idle(n${type}) { return 'never said by ${name}' + n }
+    ran(1)`
+  const files = bundle(t, {
+    'index.js': `require('./plain.cjs'); require('./typed.ts'); ${called('index')}
+      exports.all = async (req, res) => { await import('./esm.mjs'); res.json(1) }
+      exports.run = (req, res) => res.json(globalThis.runs)
+      globalThis.runs = (globalThis.runs ?? 0) + 1`,
+    'plain.cjs': called('plain'),
+    'typed.ts': called('typed', ': number') + '; module.exports = {}',
+    'esm.mjs': 'import "./imported.cjs"',
+    'imported.cjs': called('imported'),
+  })
+  const container = await Container.start(t)
+  const compileCache = await folderFor(t, container)
+  await activate(container, files, { compileCache })
+  await container.request({ path: '/all' })
+  await compile(container)
+  assert.equal((await container.request({ path: '/run' })).json, 1) // and is not run again
+  const all = fs.readdirSync(compileCache).map((name) => fs.readFileSync(path.join(compileCache, name), 'latin1'))
+    .filter((text) => !text.includes('//# sourceURL')).join() // without the stripped TypeScript
+  for (const name of ['index', 'plain', 'typed', 'imported']) {
+    assert.ok(all.includes(`said when ${name} loaded`), name)
+    assert.ok(!all.includes(`never said by ${name}`), name)
+  }
+})
+
+test('code that is transformed before it is compiled is left as it is, without a word in the log', async (t) => {
+  const way = {
+    'Module._extensions': `const js = Module._extensions['.js']
+      Module._extensions['.js'] = (module, file) => file.endsWith('jsx.js') ? module._compile('module.exports = 1', file) : js(module, file)`,
+    'registerHooks': `Module.registerHooks({ load(url, context, next) {
+      return url.endsWith('jsx.js') ? { format: 'commonjs', source: 'module.exports = 1', shortCircuit: true } : next(url, context) } })`,
+  }
+  for (const [name, transform] of Object.entries(way)) {
+    const files = bundle(t, {
+      'index.js': `const Module = require('node:module'); ${transform}
+        const one = require('./jsx.js'); module.exports = (req, res) => res.json(one)`,
+      'jsx.js': 'import React from "react"\nexport default () => <b>1</b>',
+    })
+    const first = await Container.start(t)
+    const compileCache = await folderFor(t, first)
+    await activate(first, files, { compileCache })
+    assert.equal((await first.request({ path: '/' })).json, 1, name)
+    await compile(first)
+    await first.stop()
+    assert.equal(first.log, '', name)
+    const second = await Container.start(t)
+    await activate(second, files, { compileCache, compileCacheFilled: true })
+    assert.equal((await second.request({ path: '/' })).json, 1, name)
+    await second.stop()
+  }
+})
+
 test('a require that was recalled finds what Node would have found', async (t) => {
   const files = bundle(t, {
     'index.js': 'exports.all = (req, res) => res.json([require("./a"), require("./lib"), require("pkg"), require("pkg/sub"), require("#own"), require("./data")])',
