@@ -39,6 +39,20 @@ func TestPercentile(t *testing.T) {
 	}
 }
 
+// TestAWalkComesEverywhere checks that the walk that describes a machine is one
+// circle.
+func TestAWalkComesEverywhere(t *testing.T) {
+	p := newPath()
+	at, seen := uint32(0), make(map[uint32]bool)
+	for range p {
+		at = p[at].next
+		seen[at] = true
+	}
+	if at != 0 || len(seen) != len(p) {
+		t.Errorf("ends at %d, %d of %d lines seen", at, len(seen), len(p))
+	}
+}
+
 func TestReportIsWrittenAsJSONAndAsATable(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "new")
 	report := Report{name: "results", Machine: describeMachine(), Rounds: 1, Results: []Result{{Case: "c", What: "what", Figures: []Figure{{Name: "p50", Unit: "ms", Bar: "≤ 3 ms", Rounds: []float64{1.5}, Median: 1.5}}}}}

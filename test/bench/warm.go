@@ -8,28 +8,45 @@ import (
 	"time"
 )
 
-func warmLatency(ctx context.Context, env *environment) ([]value, error) {
-	measure := func(name, url string) (float64, error) {
-		latencies, err := throughput(ctx, url, 1, env.load)
-		if name != "" { // a thousand are enough for a plot
-			for i := 0; i < len(latencies); i += len(latencies)/1000 + 1 {
-				env.sample(name, latencies[i:i+1])
+// turns is in how many slices everything that is compared is measured, one of each
+// after the other: what the machine does by itself in a second then meets all alike.
+const turns = 5
+
+// inTurns measures URLs over a number of connections, each for env.load in all, and
+// returns the latencies of each.
+func inTurns(ctx context.Context, env *environment, connections int, urls ...string) ([][]time.Duration, error) {
+	latencies := make([][]time.Duration, len(urls))
+	for range turns {
+		for i, url := range urls {
+			slice, err := throughput(ctx, url, connections, env.load/turns)
+			if err != nil {
+				return nil, err
 			}
+			latencies[i] = append(latencies[i], slice...)
 		}
-		return percentile(latencies, .5) * 1000, err
 	}
-	baseline, err := measure("", env.baseline+"/?name=Vik")
+	return latencies, nil
+}
+
+// perSecond is what inTurns has measured as a rate.
+func perSecond(env *environment, latencies []time.Duration) float64 {
+	return float64(len(latencies)) / env.load.Seconds()
+}
+
+// medianMicroseconds is the median of latencies.
+func medianMicroseconds(latencies []time.Duration) float64 { return percentile(latencies, .5) * 1000 }
+
+func warmLatency(ctx context.Context, env *environment) ([]value, error) {
+	all, err := inTurns(ctx, env, 1, env.baseline+"/?name=Vik", env.function+"/?name=Vik", env.at("hello"))
 	if err != nil {
 		return nil, err
 	}
-	direct, err := measure("warm, the function's address", env.function+"/?name=Vik")
-	if err != nil {
-		return nil, err
+	for i, name := range map[int]string{1: "warm, the function's address", 2: "warm, gateway"} {
+		for at := 0; at < len(all[i]); at += len(all[i])/1000 + 1 { // a thousand are enough for a plot
+			env.sample(name, all[i][at:at+1])
+		}
 	}
-	gateway, err := measure("warm, gateway", env.at("hello"))
-	if err != nil {
-		return nil, err
-	}
+	baseline, direct, gateway := medianMicroseconds(all[0]), medianMicroseconds(all[1]), medianMicroseconds(all[2])
 	return []value{
 		{"ordinary pod, bare Node.js, p50", "µs", baseline},
 		{"function pod's address, p50", "µs", direct},
@@ -38,25 +55,12 @@ func warmLatency(ctx context.Context, env *environment) ([]value, error) {
 	}, nil
 }
 
-// perSecond measures requests per second over a number of connections.
-func perSecond(ctx context.Context, env *environment, url string, connections int) (float64, error) {
-	latencies, err := throughput(ctx, url, connections, env.load)
-	return float64(len(latencies)) / env.load.Seconds(), err
-}
-
 func clusterIP(ctx context.Context, env *environment) ([]value, error) {
-	baseline, err := perSecond(ctx, env, env.baselineService+"/?name=Vik", 16)
+	all, err := inTurns(ctx, env, 16, env.baselineService+"/?name=Vik", env.serverService+"/?name=Vik", env.functionService+"/?name=Vik")
 	if err != nil {
 		return nil, err
 	}
-	server, err := perSecond(ctx, env, env.serverService+"/?name=Vik", 16)
-	if err != nil {
-		return nil, err
-	}
-	function, err := perSecond(ctx, env, env.functionService+"/?name=Vik", 16)
-	if err != nil {
-		return nil, err
-	}
+	baseline, server, function := perSecond(env, all[0]), perSecond(env, all[1]), perSecond(env, all[2])
 	return []value{
 		{"ordinary pod, bare Node.js", "req/s", baseline},
 		{"the same program as a function", "req/s", server},
@@ -74,21 +78,25 @@ func byConnections(ctx context.Context, env *environment) (values []value, err e
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, stop()) }()
-	type server struct{ name, url string }
-	servers := []server{{"ordinary pod, bare Node.js", env.baseline + "/?name=Vik"}, {"function's address", env.function + "/?name=Vik"}, {"gateway", env.at("hello")}}
+	names := []string{"ordinary pod, bare Node.js", "function's address", "gateway"}
+	urls := []string{env.baseline + "/?name=Vik", env.function + "/?name=Vik", env.at("hello")}
+	const function, gateway = 1, 2
 	for _, p := range proxies {
-		servers = append(servers, server{p.name, p.url + "/?name=Vik"})
+		names, urls = append(names, p.name), append(urls, p.url+"/?name=Vik")
 	}
 	for _, connections := range []int{1, 16, 64} {
-		rates := make(map[string]float64)
-		for _, s := range servers {
-			if rates[s.name], err = perSecond(ctx, env, s.url, connections); err != nil {
-				return nil, err
-			}
-			values = append(values, value{fmt.Sprintf("%s, c=%d", s.name, connections), "req/s", rates[s.name]})
+		all, err := inTurns(ctx, env, connections, urls...)
+		if err != nil {
+			return nil, err
 		}
-		for _, p := range proxies {
-			values = append(values, value{fmt.Sprintf("gateway / %s, c=%d", p.name, connections), "ratio", rates["gateway"] / rates[p.name]})
+		for i, name := range names {
+			values = append(values, value{fmt.Sprintf("%s, c=%d", name, connections), "req/s", perSecond(env, all[i])})
+		}
+		for i := gateway + 1; i < len(names); i++ {
+			values = append(values, value{fmt.Sprintf("gateway / %s, c=%d", names[i], connections), "ratio", perSecond(env, all[gateway]) / perSecond(env, all[i])})
+		}
+		for i := gateway; i < len(names) && connections == 1; i++ {
+			values = append(values, value{fmt.Sprintf("added by %s, c=1, p50", names[i]), "µs", medianMicroseconds(all[i]) - medianMicroseconds(all[function])})
 		}
 	}
 	return values, nil
@@ -97,10 +105,11 @@ func byConnections(ctx context.Context, env *environment) (values []value, err e
 // openLoop sends requests when they are due, whether or not the former have been
 // answered, so that a slow answer does not hide those that it held up.
 func openLoop(ctx context.Context, env *environment) ([]value, error) {
-	most, err := perSecond(ctx, env, env.at("hello"), 16)
+	closed, err := throughput(ctx, env.at("hello"), 16, env.load)
 	if err != nil {
 		return nil, err
 	}
+	most := perSecond(env, closed)
 	const share = 0.7
 	results := attack(ctx, env.at("hello"), int(most*share), 2*env.load, true)
 	var latencies []time.Duration
