@@ -44,6 +44,8 @@ class Connection {
   /** Whether a request on it was told, or will be, that it is the last one. */
   closing = false
   closed = false
+  /** Whom its socket shows as the other end, see client.js; undefined: whose it is. */
+  client = undefined
   idleSince = now()
   idleLimit = FIRST_REQUEST_MS
   /** The gate it came by, on a gateway's connection to a server of the function's. */

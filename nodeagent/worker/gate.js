@@ -11,8 +11,9 @@ const http = require('node:http')
 const net = require('node:net')
 
 const { refuse } = require('./answers.js')
+const { showClient } = require('./client.js')
 const { Stamp } = require('./connections.js')
-const { stripRaw } = require('./headers.js')
+const { isNamed, stripRaw } = require('./headers.js')
 const { equalInConstantTime } = require('./lease.js')
 const log = require('./log.js')
 const { unseen } = require('./unseen.js')
@@ -56,10 +57,12 @@ class RefusedRequest extends http.IncomingMessage {
 }
 
 // What the headers of the request at hand said, see onHeadersComplete.
-let said
+let lease
+let client
 const note = (name, value) => {
-  if (name.length !== 'sanfran-lease'.length || name.toLowerCase() !== 'sanfran-lease') return
-  said = said === undefined ? value : '' // said twice, it is nobody's
+  // Said twice, it is nobody's.
+  if (isNamed(name, 'sanfran-lease')) lease = lease === undefined ? value : ''
+  else if (isNamed(name, 'sanfran-client')) client = client === undefined ? value : ''
 }
 const drop = () => {}
 
@@ -75,11 +78,13 @@ function onHeadersComplete(major, minor, headers, method, url, status, message, 
     this[index] = original
     return apply(original, this, arguments)
   }
-  said = undefined
+  lease = client = undefined
   const given = headers === undefined ? this._headers : headers
   stripRaw(given, given.length, note)
   const parsed = [major, minor, headers, method, url, status, message, upgrade, keepAlive]
-  return gate.admits(said) ? apply(original, this, parsed) : gate.refusing(this.socket, () => apply(original, this, parsed))
+  if (!gate.admits(lease)) return gate.refusing(this.socket, () => apply(original, this, parsed))
+  showClient(this.socket, Stamp.get(this.socket), client)
+  return apply(original, this, parsed)
 }
 
 function onMessageComplete() {

@@ -26,6 +26,9 @@ function isSanfran(name) {
     apply(toLowerCase, apply(slice, name, [0, PREFIX.length]), []) === PREFIX
 }
 
+/** Whether a header of SanFran's is the one of this name, which is in lower case. */
+const isNamed = (name, lower) => name.length === lower.length && apply(toLowerCase, name, []) === lower
+
 /**
  * Removes SanFran's headers from a flat list [name, value, name, value, …] in
  * place.
@@ -139,4 +142,4 @@ function define(prototype, key, value) {
 /** Writes a response's head as it is, SanFran's headers included. */
 const writeOwnHead = (res, status, headers) => apply(writeHead, res, [status, headers])
 
-module.exports = { install, isSanfran, stripRaw, writeOwnHead }
+module.exports = { install, isNamed, isSanfran, stripRaw, writeOwnHead }

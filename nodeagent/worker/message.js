@@ -63,6 +63,7 @@ function parseCookies(req) {
 /** An incoming request. */
 class FunctionRequest extends http.IncomingMessage {
   #lease = undefined
+  #client = undefined
   #proxied = false
   #body = null
   #next = null
@@ -72,18 +73,24 @@ class FunctionRequest extends http.IncomingMessage {
     return #lease in message
   }
 
-  /** Takes SanFran's headers out of those just received, keeping the lease. */
+  /** Takes SanFran's headers out of those just received, keeping what they say. */
   static received(message, list, n) {
     return headers.stripRaw(list, n, (name, value) => {
-      if (message.complete || name.length !== 'sanfran-lease'.length || name.toLowerCase() !== 'sanfran-lease') return
+      if (message.complete) return
       // Said twice, it is nobody's.
-      message.#lease = message.#lease === undefined ? value : ''
+      if (headers.isNamed(name, 'sanfran-lease')) message.#lease = message.#lease === undefined ? value : ''
+      else if (headers.isNamed(name, 'sanfran-client')) message.#client = message.#client === undefined ? value : ''
     })
   }
 
   /** What Sanfran-Lease said, or undefined. */
   static lease(message) {
     return message.#lease
+  }
+
+  /** What Sanfran-Client said, or undefined. Only with the lease it is true. */
+  static client(message) {
+    return message.#client
   }
 
   /**

@@ -6,6 +6,7 @@ const http = require('node:http')
 
 const { Activity } = require('./activity.js')
 const { answerError, refuse } = require('./answers.js')
+const { showClient } = require('./client.js')
 const { Connections, KEEP_ALIVE_MS } = require('./connections.js')
 const { equalInConstantTime } = require('./lease.js')
 const { FunctionRequest, FunctionResponse } = require('./message.js')
@@ -47,6 +48,9 @@ class Server extends http.Server {
   }
 }
 
+/** Whether what a request on this connection says of its client is the gateway's word. */
+const isProxied = (connection) => !connection.direct && connection.client === undefined
+
 /** Serves one lease; before `serve` it answers nothing. */
 class FunctionServer {
   /** The http.Server, to be made to listen. */
@@ -77,7 +81,7 @@ class FunctionServer {
     this.http.requestTimeout = 0
     this.http.on('connection', (socket) => {
       this.#connections.add(socket)
-      this.#hideRefused(socket.parser)
+      this.#watchIncoming(socket.parser)
     })
     this.http.on('request', (req, res) => this.#handler(req, res, this.#hold))
     // As Node does without this listener; but who is refused is not asked to
@@ -200,12 +204,19 @@ class FunctionServer {
   }
 
   // Node tells of a request before its event, and monitoring libraries put an
-  // `emit` of their own on the server.
-  #hideRefused(parser) {
+  // `emit` of their own on the server. They are not to hear of one that is refused,
+  // and to see the client of any other.
+  #watchIncoming(parser) {
     const { http } = this
     const { onIncoming } = parser
     parser.onIncoming = (req, keepAlive) => {
-      if (!isHeard() && !hasOwn(http, 'emit') || this.#admits(req)) return onIncoming(req, keepAlive)
+      const connection = this.#connections.of(req.socket)
+      const client = connection.direct ? undefined : FunctionRequest.client(req)
+      if (client === connection.client && !isHeard() && !hasOwn(http, 'emit')) return onIncoming(req, keepAlive)
+      if (this.#admits(req)) {
+        showClient(req.socket, connection, client)
+        return onIncoming(req, keepAlive)
+      }
       const theirs = getOwnPropertyDescriptor(http, 'emit')
       if (theirs !== undefined) deleteProperty(http, 'emit')
       try {
@@ -224,7 +235,7 @@ class FunctionServer {
     }
     const connection = this.#connections.of(socket)
     this.#connections.begin(connection) // until the socket closes
-    FunctionRequest.prepare(req, undefined, !connection.direct)
+    FunctionRequest.prepare(req, undefined, isProxied(connection))
     return true
   }
 
@@ -257,7 +268,7 @@ class FunctionServer {
     }
     connections.begin(connection)
     FunctionResponse.countOn(res, connection, connections)
-    FunctionRequest.prepare(req, res, !connection.direct)
+    FunctionRequest.prepare(req, res, isProxied(connection))
     return true
   }
 }

@@ -19,7 +19,7 @@ const { load } = require('./load.js')
 const { FunctionServer } = require('./server.js')
 
 const REQUESTS = [
-  'GET /text?name=warm HTTP/1.1\r\nHost: warm\r\nAccept: */*\r\n',
+  'GET /text?name=warm HTTP/1.1\r\nHost: warm\r\nAccept: */*\r\nSanfran-Client: 192.0.2.1:1\r\n',
   'GET /text?name=warm HTTP/1.1\r\nHost: warm\r\nAccept: */*\r\nUser-Agent: warm\r\nX-Forwarded-For: 192.0.2.1\r\nX-Forwarded-Proto: https\r\n',
   'GET /end HTTP/1.1\r\nHost: warm\r\n',
   'GET /json?name=warm HTTP/1.1\r\nHost: warm\r\nAccept-Encoding: gzip\r\n',
