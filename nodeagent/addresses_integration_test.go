@@ -66,8 +66,8 @@ func TestAddressesOfBothFamilies(t *testing.T) {
 				a.cp.assign(pod)
 				a.cp.waitState(pod, agentv1.PodState_POD_STATE_PARKED)
 				at := func(address, port string) string { return "http://" + net.JoinHostPort(address, port) + "/" }
-				if got := askBeyond(t, beyondClient, at(test.address, "8080")); got != nodeIP+" from "+nodeIP {
-					t.Errorf("parked: %q, want the agent to have called the container", got)
+				if got := askBeyond(t, beyondClient, at(test.address, "8080")); got != nodeIP+" from "+test.client {
+					t.Errorf("parked: %q, want the agent to have called the container for %s", got, test.client)
 				}
 				a.cp.waitState(pod, agentv1.PodState_POD_STATE_ACTIVE)
 				for _, port := range []string{"8080", "80"} {

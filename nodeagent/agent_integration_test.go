@@ -226,8 +226,8 @@ func TestPodAddressFromBeyondTheNode(t *testing.T) {
 		}
 		return string(body)
 	}
-	if got := ask("http://10.245.3.11:8080/"); got != nodeIP+" from "+nodeIP {
-		t.Errorf("parked: %q, want the agent to have called the container", got)
+	if got := ask("http://10.245.3.11:8080/"); got != nodeIP+" from 192.0.2.1" {
+		t.Errorf("parked: %q, want the agent to have called the container for the client", got)
 	}
 	a.cp.waitState(pod, agentv1.PodState_POD_STATE_ACTIVE)
 	for _, port := range []string{"8080", "80"} {

@@ -31,7 +31,8 @@ func (a *Agent) serveData(w http.ResponseWriter, r *http.Request) {
 		refuse(w)
 		return
 	}
-	a.servePod(w, r, p, func(*router.Exchange) { refuse(w) })
+	// Who names the pod is a gateway, which names no client, or another agent.
+	a.servePod(w, r, p, r.Header.Get(router.HeaderClient), func(*router.Exchange) { refuse(w) })
 }
 
 // refuse tells a router that this agent is not home to the pod.
@@ -42,7 +43,8 @@ func refuse(w http.ResponseWriter) {
 
 // serveAddress answers the pod listener: whoever connects to a function pod's
 // address while no container here answers there by itself. Which pod is meant
-// says the address the connection was made to, which the client cannot forge.
+// says the address the connection was made to, which the client cannot forge. The
+// function sees the client as it would on a connection of its own.
 func (a *Agent) serveAddress(w http.ResponseWriter, r *http.Request) {
 	router.EnsureRequestID(r)
 	addr := localAddress(r)
@@ -53,7 +55,7 @@ func (a *Agent) serveAddress(w http.ResponseWriter, r *http.Request) {
 		if r.Header.Get("Upgrade") == "" {
 			w.Header().Set("Connection", "close")
 		}
-		a.servePod(w, r, p, func(exchange *router.Exchange) {
+		a.servePod(w, r, p, r.RemoteAddr, func(exchange *router.Exchange) {
 			// It may have been handed over to another agent while the request waited.
 			if route := a.routes.Address(addr); route != nil && route.UID == p.spec.PodUID && route.HomeAddress != a.cfg.dataAddress() {
 				a.serveRemote(w, r, exchange, route)
@@ -68,7 +70,7 @@ func (a *Agent) serveAddress(w http.ResponseWriter, r *http.Request) {
 			// Its pod is about to go: the client's next connection reaches another.
 			w.Header().Set("Connection", "close")
 		}
-		exchange := a.forwarder.Begin(w, r, router.ExchangeOptions{})
+		exchange := a.forwarder.Begin(w, r, router.ExchangeOptions{Client: r.RemoteAddr})
 		defer exchange.End()
 		a.serveRemote(w, r, exchange, route)
 		return
@@ -104,9 +106,10 @@ func localAddrPort(local net.Addr) netip.AddrPort {
 // have been parked or have died in the moment between lease and delivery.
 const deliveries = 3
 
-// servePod brings a request to a pod of this agent. withdrawn answers it if the
-// pod is not here any more.
-func (a *Agent) servePod(w http.ResponseWriter, r *http.Request, p *pod, withdrawn func(*router.Exchange)) {
+// servePod brings a request to a pod of this agent. client is who connected to the
+// pod's address, "" if the request came by a gateway. withdrawn answers it if the pod
+// is not here any more.
+func (a *Agent) servePod(w http.ResponseWriter, r *http.Request, p *pod, client string, withdrawn func(*router.Exchange)) {
 	a.metrics.requests.Inc()
 	waiting := r.Context()
 	if wait := router.AskedWait(r); wait > 0 {
@@ -116,7 +119,7 @@ func (a *Agent) servePod(w http.ResponseWriter, r *http.Request, p *pod, withdra
 		defer cancel()
 	}
 	var inst *instance // nil: none of this agent's
-	exchange := a.forwarder.Begin(w, r, router.ExchangeOptions{Explain: func(ctx context.Context) *router.Problem {
+	exchange := a.forwarder.Begin(w, r, router.ExchangeOptions{Client: client, Explain: func(ctx context.Context) *router.Problem {
 		if inst == nil {
 			return nil
 		}

@@ -261,6 +261,9 @@ func (w *fakeWorker) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 		_ = both.Flush()
 		_, _ = io.Copy(conn, both)
 		return
+	case "/client":
+		fmt.Fprint(rw, r.Header[router.HeaderClient])
+		return
 	case "/connection":
 		fmt.Fprint(rw, r.RemoteAddr)
 		return

@@ -34,6 +34,9 @@ func TestLocalAddressOnASocketOfBothFamilies(t *testing.T) {
 		if got := localAddrPort(conn.LocalAddr()); got != want || !got.Addr().Is4() {
 			t.Errorf("both families %t: %v, want %v", both, got, want)
 		}
+		if got, want := conn.RemoteAddr().String(), client.LocalAddr().String(); got != want {
+			t.Errorf("both families %t: the client is told as %v, want %v", both, got, want)
+		}
 		r := httptest.NewRequest(http.MethodGet, "/", nil)
 		r = r.WithContext(context.WithValue(r.Context(), http.LocalAddrContextKey, conn.LocalAddr()))
 		if got := localAddress(r); got != want.Addr() {

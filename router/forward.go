@@ -135,6 +135,9 @@ type ExchangeOptions struct {
 	// Trusted is set at the edge where who connects is a proxy whose word on the
 	// client is believed: X-Forwarded-* and Forwarded are continued.
 	Trusted bool
+	// Client is host:port of a client that connected to the function pod's own
+	// address, as whom the function sees it. Empty: the function sees who forwards.
+	Client string
 	// Policy has the limits of time and size; nil: none but the Forwarder's own. Who
 	// sets it calls [Exchange.End].
 	Policy *Policy

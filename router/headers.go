@@ -20,6 +20,10 @@ const (
 	// HeaderPod and HeaderRevision name the pod a home agent shall wake.
 	HeaderPod      = "Sanfran-Pod"
 	HeaderRevision = "Sanfran-Revision"
+	// HeaderClient names the client, as host:port, whom an agent forwards for at a
+	// function pod's address: to the container beside the lease, to the home agent
+	// beside the pod. It is believed of nobody else.
+	HeaderClient = "Sanfran-Client"
 	// HeaderWait tells that agent how long the request may wait for a container, in
 	// milliseconds.
 	HeaderWait = "Sanfran-Wait"

@@ -110,6 +110,9 @@ func (x *Exchange) appendHead(b []byte, body *attemptBody) []byte {
 	if x.upstream.Lease != "" {
 		b = appendField(b, HeaderLease, x.upstream.Lease)
 	}
+	if x.opts.Client != "" {
+		b = appendField(b, HeaderClient, x.opts.Client)
+	}
 	if x.upstream.Wait > 0 {
 		b = appendField(b, HeaderWait, strconv.FormatInt(max(x.upstream.Wait.Milliseconds(), 1), 10))
 	}
