@@ -91,22 +91,22 @@ const addHeaderLines = http.IncomingMessage.prototype._addHeaderLines
  * @param {(message: http.ServerResponse) => boolean} kinds.isResponse
  */
 function install({ isRequest, received, isResponse }) {
-  define(http.IncomingMessage.prototype, '_addHeaderLines', function _addHeaderLines(headers, n) {
+  replaceMethod(http.IncomingMessage.prototype, '_addHeaderLines', function _addHeaderLines(headers, n) {
     if (isRequest(this) && headers) n = received(this, headers, n)
     return apply(addHeaderLines, this, [headers, n])
   })
 
-  define(http.OutgoingMessage.prototype, 'setHeader', function setHeader_(name, value) {
+  replaceMethod(http.OutgoingMessage.prototype, 'setHeader', function setHeader_(name, value) {
     everSet ||= typeof name === 'string' && isSanfran(name)
     return apply(setHeader, this, [name, value])
   })
 
-  define(http.OutgoingMessage.prototype, 'appendHeader', function appendHeader_(name, value) {
+  replaceMethod(http.OutgoingMessage.prototype, 'appendHeader', function appendHeader_(name, value) {
     everSet ||= typeof name === 'string' && isSanfran(name)
     return apply(appendHeader, this, [name, value])
   })
 
-  define(http.ServerResponse.prototype, 'writeHead', function writeHead_(status, reason, headers) {
+  replaceMethod(http.ServerResponse.prototype, 'writeHead', function writeHead_(status, reason, headers) {
     if (!isResponse(this)) return apply(writeHead, this, arguments)
     if (everSet) {
       const names = this.getHeaderNames()
@@ -120,17 +120,17 @@ function install({ isRequest, received, isResponse }) {
   })
   // Another name of the same method, which Node.js 26 no longer has.
   if (Object.hasOwn(http.ServerResponse.prototype, 'writeHeader')) {
-    define(http.ServerResponse.prototype, 'writeHeader', http.ServerResponse.prototype.writeHead)
+    replaceMethod(http.ServerResponse.prototype, 'writeHeader', http.ServerResponse.prototype.writeHead)
   }
 
-  define(http.OutgoingMessage.prototype, 'addTrailers', function addTrailers_(headers) {
+  replaceMethod(http.OutgoingMessage.prototype, 'addTrailers', function addTrailers_(headers) {
     if (isResponse(this) && headers && hasSanfran(headers)) headers = withoutSanfran(headers)
     return apply(addTrailers, this, [headers])
   })
 }
 
 // Replaces a method and keeps its descriptor's attributes, name and arity.
-function define(prototype, key, value) {
+function replaceMethod(prototype, key, value) {
   const { enumerable, configurable, writable, value: old } = Object.getOwnPropertyDescriptor(prototype, key)
   if (value !== old && old) {
     Object.defineProperty(value, 'name', { value: old.name, configurable: true })
@@ -142,4 +142,4 @@ function define(prototype, key, value) {
 /** Writes a response's head as it is, SanFran's headers included. */
 const writeOwnHead = (res, status, headers) => apply(writeHead, res, [status, headers])
 
-module.exports = { install, isNamed, isSanfran, stripRaw, writeOwnHead }
+module.exports = { install, isNamed, isSanfran, replaceMethod, stripRaw, writeOwnHead }

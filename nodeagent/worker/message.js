@@ -225,14 +225,12 @@ class FunctionResponse extends http.ServerResponse {
     return #connection in message && message.#connections !== null
   }
 
-  // Node does this when all is written; a function, before it takes the connection
-  // over. A response that is not written to its end takes its connection with it.
-  detachSocket(socket) {
-    super.detachSocket(socket)
-    const connection = this.#connection
-    if (connection === null || !this.writableEnded) return
-    this.#connection = null
-    this.#connections.end(connection)
+  // A response that is not written to its end takes its connection with it.
+  static detached(message, socket) {
+    const connection = message.#connection
+    if (connection === null || !message.writableEnded) return
+    message.#connection = null
+    message.#connections.end(connection)
     // A time limit that the function has set for its answer ends with it.
     if (socket.timeout > 0 && !connection.direct && connection.active === 0) socket.setTimeout(0)
   }
@@ -267,6 +265,15 @@ const isGateways = (socket) => typeof socket === 'object' && socket !== null && 
 
 lend(request, FunctionRequest.prototype)
 lend(response, FunctionResponse.prototype)
+// Node does this when all is written; a function, before it takes the connection
+// over. An Express application gives its responses a prototype of its own, which
+// inherits this one's method.
+const { detachSocket } = http.ServerResponse.prototype
+headers.replaceMethod(http.ServerResponse.prototype, 'detachSocket', function detachSocket_(socket) {
+  apply(detachSocket, this, [socket])
+  if (FunctionResponse.is(this)) FunctionResponse.detached(this, socket)
+})
+
 headers.install({
   isRequest: FunctionRequest.is,
   received: FunctionRequest.received,

@@ -41,6 +41,27 @@ test('a ping is answered when the event loop comes round', async (t) => {
   assert.ok(Date.now() - began >= 450, 'answered by a blocked event loop')
 })
 
+test('a request ends with its answer, whatever prototype the function gives its response', async (t) => {
+  const functions = {
+    'an Express application': `const app = module.exports = require(${JSON.stringify(require.resolve('express'))})()
+      app.get("/", (req, res) => res.json(1)).post("/", (req, res) => req.on("end", () => res.json(2)).resume())`,
+    "Node's own": 'module.exports = (req, res) => { Object.setPrototypeOf(res, require("http").ServerResponse.prototype); res.end("1") }',
+  }
+  for (const code of Object.values(functions)) {
+    const container = await serving(t, { 'index.js': code })
+    const socket = net.connect(container.port, NODE_ADDRESS) // as the gateway keeps one
+    t.after(() => socket.destroy())
+    for (const request of ['GET / HTTP/1.1\r\n', 'POST / HTTP/1.1\r\nContent-Length: 1\r\n']) {
+      const from = container.messages.length
+      socket.write(`${request}Host: a\r\nSanfran-Lease: ${LEASE}\r\n\r\n${request[0] === 'P' ? 'a' : ''}`)
+      await container.receive('activity', { from, where: (m) => m.inFlight === 1 })
+      await container.receive('activity', { from, where: (m) => m.inFlight === 0 })
+    }
+    socket.destroy()
+    await container.stop()
+  }
+})
+
 test('many requests that each take long are progress, though the loop does not come round', async (t) => {
   const container = await serving(t, { 'index.js': BLOCK + 'module.exports = (req, res) => { block(300); res.end() }' })
   await container.request({})
