@@ -190,7 +190,7 @@ func (a *annotations) split(function string) *routesv1.Split {
 		name, number, _ := strings.Cut(strings.TrimSpace(part), "=")
 		percent, err := strconv.ParseUint(number, 10, 32)
 		switch {
-		case err != nil || percent == 0 || percent > 100 || len(validation.IsDNS1123Subdomain(name)) > 0:
+		case err != nil || percent == 0 || percent > 100 || !mayNameFunction(name):
 			a.refuse(AnnotationSplit, "%q is not a function and its percentage; write for example hello-next=10", part)
 			return nil
 		case name == function:
@@ -213,9 +213,19 @@ func (a *annotations) split(function string) *routesv1.Split {
 	return s
 }
 
+// mayNameFunction says whether a function can have the name: the value of a label, or
+// the name of an object.
+func mayNameFunction(name string) bool {
+	return name != "" && (len(validation.IsValidLabelValue(name)) == 0 || len(validation.IsDNS1123Subdomain(name)) == 0)
+}
+
 func (a *annotations) sticky(s *routesv1.Split, text string) {
 	kind, name, _ := strings.Cut(text, ":")
 	switch {
+	case kind == "header" && strings.EqualFold(name, "Cookie"):
+		a.refuse(AnnotationSplitSticky, "%q has all of a client's cookies, of which any may change; write for example cookie:hello-split", text)
+	case kind == "header" && tellsNoClient(name):
+		a.refuse(AnnotationSplitSticky, "%q is a header of one connection or one message, or SanFran's own, and says nothing of the client; write for example header:X-User", text)
 	case kind == "header" && isToken(name):
 		s.Sticky = &routesv1.Split_Header{Header: name}
 	case kind == "cookie" && isToken(name):
@@ -225,8 +235,18 @@ func (a *annotations) sticky(s *routesv1.Split, text string) {
 	}
 }
 
+// tellsNoClient says whether a header is of a connection (RFC 9110, section 7.6.1), of
+// a message's body, or one that gateways take out.
+func tellsNoClient(header string) bool {
+	header = strings.ToLower(header)
+	return strings.HasPrefix(header, "sanfran-") || slices.Contains([]string{
+		"connection", "proxy-connection", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade", "http2-settings",
+		"proxy-authenticate", "proxy-authorization", "content-length", "expect",
+	}, header)
+}
+
 // isToken says whether s may be the name of a header or a cookie (RFC 9110, section
-// 5.6.2).
+// 5.6.2, and RFC 6265, section 4.1.1).
 func isToken(s string) bool {
 	return s != "" && len(s) <= 100 && !strings.ContainsFunc(s, func(r rune) bool {
 		return r <= ' ' || r > '~' || strings.ContainsRune("\"(),/:;<=>?@[\\]{}", r)

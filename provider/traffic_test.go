@@ -77,11 +77,48 @@ func TestWrongTrafficAnnotations(t *testing.T) {
 			t.Errorf("%s: %q: function %v, error %v", tt[0], tt[1], f, err)
 		}
 	}
-	for _, sticky := range []string{"", "cookie", "cookie:", "header:a b", "cookie:a;b", "query:x", "header:X-Ü"} {
+	for _, sticky := range []string{
+		"", "cookie", "cookie:", "header:a b", "cookie:a;b", "query:x", "header:X-Ü", "cookie:a=b", `cookie:a"b`, "cookie:a/b", "cookie:a\x7f", "cookie:ä",
+		"header::authority", "header:connection", "header:TE", "header:Transfer-Encoding", "header:Content-Length", "header:Sanfran-Lease", "header:cookie",
+	} {
 		_, err := ReadFunction(hello(annotated(map[string]string{AnnotationSplit: "next=5", AnnotationSplitSticky: sticky})))
 		var bad *Unsupported
 		if !errors.As(err, &bad) || bad.Field != "metadata.annotations["+AnnotationSplitSticky+"]" {
 			t.Errorf("sticky %q: %v", sticky, err)
+		}
+	}
+}
+
+// A split names functions as labels and objects do, and clients by whatever HTTP may.
+func TestSplitsTakeEveryNameThereIs(t *testing.T) {
+	for _, name := range []string{
+		"Hello_v1.2-B", "A", "0", strings.Repeat("L", 63), // labels
+		"hello.v2", strings.Repeat("o", 253), // objects
+	} {
+		f, err := ReadFunction(hello(annotated(map[string]string{AnnotationSplit: "next=5, " + name + "=10"})))
+		if err != nil || len(f.Policy.GetSplit().GetParts()) != 2 || f.Policy.GetSplit().GetParts()[1].GetFunction() != name {
+			t.Errorf("%q: %v, %v", name, f, err)
+		}
+	}
+	for _, name := range []string{"", "-a", "a-", "a_", "A B", strings.Repeat("L", 64), "a..b_", "ü", strings.Repeat("o", 254)} {
+		_, err := ReadFunction(hello(annotated(map[string]string{AnnotationSplit: name + "=10"})))
+		var bad *Unsupported
+		if !errors.As(err, &bad) || bad.Field != "metadata.annotations["+AnnotationSplit+"]" {
+			t.Errorf("%q: %v", name, err)
+		}
+	}
+	for text, want := range map[string]*routesv1.Split{
+		"header:Host":        {Sticky: &routesv1.Split_Header{Header: "Host"}},
+		"header:x-user_1":    {Sticky: &routesv1.Split_Header{Header: "x-user_1"}},
+		"cookie:!#$%&'*+.^`": {Sticky: &routesv1.Split_Cookie{Cookie: "!#$%&'*+.^`"}},
+		"cookie:__Host-Next": {Sticky: &routesv1.Split_Cookie{Cookie: "__Host-Next"}},
+	} {
+		want.Parts = []*routesv1.Part{{Function: "next", Percent: 5}}
+		f, err := ReadFunction(hello(annotated(map[string]string{AnnotationSplit: "next=5", AnnotationSplitSticky: text})))
+		if err != nil {
+			t.Errorf("%q: %v", text, err)
+		} else if diff := cmp.Diff(want, f.Policy.GetSplit(), protocmp.Transform()); diff != "" {
+			t.Errorf("%q: %s", text, diff)
 		}
 	}
 }

@@ -61,6 +61,20 @@ func (x *Exchange) appendForwarded(b []byte) []byte {
 	return b
 }
 
+// seenByClient says whether the client has come by HTTPS, and what was taken off its
+// path before the request came here, by the words of a trusted proxy.
+func seenByClient(r *http.Request, trusted bool) (https bool, prefix string) {
+	https = r.TLS != nil
+	if !trusted {
+		return https, ""
+	}
+	if prior := r.Header.Get("X-Forwarded-Proto"); prior != "" {
+		first, _, _ := strings.Cut(prior, ",")
+		https = strings.EqualFold(strings.TrimSpace(first), "https")
+	}
+	return https, strings.TrimSuffix(r.Header.Get("X-Forwarded-Prefix"), "/")
+}
+
 // peerOf is the IP address of who connects, "" if there is none.
 func peerOf(r *http.Request) string {
 	host, _, err := net.SplitHostPort(r.RemoteAddr)

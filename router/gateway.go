@@ -102,10 +102,10 @@ func (g *Gateway) serve(w http.ResponseWriter, r *http.Request) (cold bool) {
 		return false
 	}
 	opts := ExchangeOptions{Path: to.path, Prefix: to.prefix, Edge: true, Policy: function.policy}
-	if to.sticky != "" {
-		opts.Cookie = stickyCookie(to.cookie, to.sticky, to.prefix)
-	}
 	opts.Trusted = g.trusts(r)
+	if to.sticky != "" {
+		opts.Cookie = stickyCookie(r, &to, opts.Trusted)
+	}
 	x := g.cfg.Forwarder.Begin(w, r, opts)
 	defer x.End()
 	t := &tries{function: function}

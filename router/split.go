@@ -47,8 +47,8 @@ func (s *split) choose(r *http.Request) (name, cookie string) {
 	switch {
 	case s.header != "":
 		// A client without the header cannot be told from others.
-		if values := r.Header[s.header]; len(values) > 0 && values[0] != "" {
-			return s.names[bucketOf(values[0])], ""
+		if value := headerOf(r, s.header); value != "" {
+			return s.names[bucketOf(value)], ""
 		}
 	case s.cookie != "":
 		if value := cookieOf(r, s.cookie); value != "" {
@@ -76,6 +76,17 @@ func bucketOf(value string) int {
 	return int(h % 100)
 }
 
+// headerOf returns the first value of a header. net/http keeps Host beside the others.
+func headerOf(r *http.Request, name string) string {
+	if name == "Host" {
+		return r.Host
+	}
+	if values := r.Header[name]; len(values) > 0 {
+		return values[0]
+	}
+	return ""
+}
+
 // cookieOf finds a cookie's value. [http.Request.Cookie] parses all of them and
 // allocates.
 func cookieOf(r *http.Request, name string) string {
@@ -91,12 +102,23 @@ func cookieOf(r *http.Request, name string) string {
 	return ""
 }
 
-// stickyCookie is what the client is told so that it comes back to the same function
-// (RFC 6265): for the browser's session, and for the path of the function alone.
-func stickyCookie(name, value, prefix string) string {
-	c := http.Cookie{Name: name, Value: value, Path: prefix, HttpOnly: true, SameSite: http.SameSiteLaxMode}
-	if prefix == "" {
-		c.Path = "/"
+// stickyCookie is what a client is told so that it comes back to the same function
+// (RFC 6265): for the browser's session, and for the path of the function alone, as
+// the client sees it. It is empty if the client would not take the cookie.
+func stickyCookie(r *http.Request, to *target, trusted bool) string {
+	https, prefix := seenByClient(r, trusted)
+	// Names that begin so promise what the cookie is (draft-ietf-httpbis-rfc6265bis,
+	// section 4.1.3). Clients take no other of that name, nor one by plain HTTP.
+	wholeHost := isFamily(to.cookie, "__Host-")
+	secure := wholeHost || isFamily(to.cookie, "__Secure-") || isFamily(to.cookie, "__Http-")
+	if secure && !https {
+		return ""
 	}
+	path := prefix + to.prefix
+	if wholeHost || path == "" {
+		path = "/"
+	}
+	//nolint:gosec // G124: it is no secret, and clients that come by plain HTTP stick, too
+	c := http.Cookie{Name: to.cookie, Value: to.sticky, Path: path, HttpOnly: true, Secure: secure, SameSite: http.SameSiteLaxMode}
 	return c.String()
 }

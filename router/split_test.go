@@ -1,10 +1,12 @@
 package router
 
 import (
+	"crypto/tls"
 	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"strings"
 	"testing"
 
@@ -117,6 +119,74 @@ func TestGatewaySplitsAndBringsTheClientBack(t *testing.T) {
 		if cookies := header.Values("Set-Cookie"); len(cookies) != 1 {
 			t.Errorf("a client that has its cookie was told %q", cookies)
 		}
+	}
+}
+
+// TestStickyCookiesAreSuchAsClientsTake: by their name, by how the client has come, and
+// for the path that it knows.
+func TestStickyCookiesAreSuchAsClientsTake(t *testing.T) {
+	for _, tt := range []struct {
+		name    string
+		change  func(*http.Request)
+		trusted bool
+		want    string // after name and value; empty: none
+	}{
+		{"who", func(*http.Request) {}, false, "; Path=/fn/Hello_v1; HttpOnly; SameSite=Lax"},
+		{"who", func(r *http.Request) { r.TLS = new(tls.ConnectionState) }, false, "; Path=/fn/Hello_v1; HttpOnly; SameSite=Lax"},
+		{"who", func(r *http.Request) { r.Host, r.URL.Path = "Hello.default.fn.example.com", "/x" }, false, "; Path=/; HttpOnly; SameSite=Lax"},
+		{"who", func(r *http.Request) { r.Header.Set("X-Forwarded-Prefix", "/api/") }, false, "; Path=/fn/Hello_v1; HttpOnly; SameSite=Lax"},
+		{"who", func(r *http.Request) { r.Header.Set("X-Forwarded-Prefix", "/api/") }, true, "; Path=/api/fn/Hello_v1; HttpOnly; SameSite=Lax"},
+		{"__Secure-who", func(r *http.Request) { r.TLS = new(tls.ConnectionState) }, false, "; Path=/fn/Hello_v1; HttpOnly; Secure; SameSite=Lax"},
+		{"__Host-who", func(r *http.Request) { r.TLS = new(tls.ConnectionState) }, false, "; Path=/; HttpOnly; Secure; SameSite=Lax"},
+		{"__hOST-who", func(r *http.Request) { r.Header.Set("X-Forwarded-Proto", "HTTPS, http") }, true, "; Path=/; HttpOnly; Secure; SameSite=Lax"},
+		{"__Host-who", func(r *http.Request) { r.Header.Set("X-Forwarded-Proto", "https") }, false, ""},
+		{"__Http-who", func(r *http.Request) { r.TLS = new(tls.ConnectionState); r.Header.Set("X-Forwarded-Proto", "http") }, true, ""},
+		{"__Secure-who", func(*http.Request) {}, false, ""},
+	} {
+		front := namedRoute("a", "Hello_v1", namedBackend(t, "stable"))
+		front.Policy = &routesv1.Policy{Split: &routesv1.Split{
+			Parts: []*routesv1.Part{{Function: "Next.1", Percent: 50}}, Sticky: &routesv1.Split_Cookie{Cookie: tt.name},
+		}}
+		host := namedRoute("c", "hello", namedBackend(t, "stable"))
+		host.Policy = front.Policy
+		cfg := GatewayConfig{HostSuffix: "fn.example.com"}
+		if tt.trusted {
+			cfg.TrustedProxies = []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}
+		}
+		gateway := telling(t, cfg, front, host, namedRoute("b", "Next.1", namedBackend(t, "next")))
+		r := httptest.NewRequest("GET", "/fn/Hello_v1/x", nil)
+		tt.change(r)
+		w, _ := recorded(gateway, r)
+		cookies := w.Header().Values("Set-Cookie")[1:]
+		if tt.want == "" {
+			if len(cookies) > 0 {
+				t.Errorf("%s: told %q by plain HTTP", tt.name, cookies)
+			}
+			continue
+		}
+		if len(cookies) != 1 || !strings.HasPrefix(cookies[0], tt.name+"=") || !strings.HasSuffix(cookies[0], tt.want) || strings.Count(cookies[0], ";") != strings.Count(tt.want, ";") {
+			t.Errorf("%s: told %q, want …%s", tt.name, cookies, tt.want)
+		}
+	}
+}
+
+func TestClientsStickByHost(t *testing.T) {
+	s := partsOf(50)
+	s.Sticky = &routesv1.Split_Header{Header: "host"}
+	made, seen := newSplit(s), map[string]int{}
+	for i := range 40 {
+		r := httptest.NewRequest("GET", "/", nil)
+		r.Host = fmt.Sprintf("tenant-%d.example.com", i)
+		first, _ := made.choose(r)
+		seen[first]++
+		for range 10 {
+			if again, _ := made.choose(r); again != first {
+				t.Fatalf("%s went to %q, then to %q", r.Host, first, again)
+			}
+		}
+	}
+	if len(seen) != 2 {
+		t.Errorf("all 40 hosts went to the same part: %v", seen)
 	}
 }
 
