@@ -173,7 +173,11 @@ func (g *Gateway) wait(x *Exchange, f *Function) bool {
 			bytes += n - replayLimit
 		}
 	}
-	return x.place.take(&f.state.queue, f.policy.queueLength, &g.held, g.cfg.QueueMemory, bytes)
+	var told *functionMetrics
+	if rec := recordOf(x.w); rec != nil {
+		told = rec.metrics
+	}
+	return x.place.take(&f.state.queue, f.policy.queueLength, &g.held, g.cfg.QueueMemory, bytes, told)
 }
 
 // try makes up to maxAttempts attempts. It reports whether the request is

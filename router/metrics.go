@@ -27,6 +27,7 @@ type Metrics struct {
 	duration *prometheus.HistogramVec
 	retries  *prometheus.CounterVec
 	inFlight *prometheus.GaugeVec
+	queued   *prometheus.GaugeVec
 
 	registry prometheus.Registerer
 	limit    int
@@ -67,19 +68,23 @@ func NewMetrics(registry prometheus.Registerer, series int) *Metrics {
 			Name: "sanfran_gateway_requests_in_flight",
 			Help: "Requests that have not ended, those that wait and open upgrades included.",
 		}, function),
+		queued: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "sanfran_gateway_requests_queued",
+			Help: "Requests that wait for a container: in line, or for a parked pod's answer to begin.",
+		}, function),
 	}
 	m.none, m.other = m.make(FunctionKey{}), m.make(FunctionKey{Namespace: otherFunctions, Name: otherFunctions})
 	m.known.Store(&map[FunctionKey]*functionMetrics{})
-	registry.MustRegister(m.requests, m.duration, m.retries, m.inFlight)
+	registry.MustRegister(m.requests, m.duration, m.retries, m.inFlight, m.queued)
 	return m
 }
 
 // functionMetrics are the series of one function. What every request needs is at
 // hand, without a look-up by labels. A nil *functionMetrics records nothing.
 type functionMetrics struct {
-	all      *Metrics
-	key      FunctionKey
-	inFlight prometheus.Gauge
+	all              *Metrics
+	key              FunctionKey
+	inFlight, queued prometheus.Gauge
 	// ok and duration are by temperature, cold last; ok counts answers with status
 	// 200. They are made when they are first needed.
 	ok       [2]atomic.Pointer[prometheus.Counter]
@@ -87,7 +92,10 @@ type functionMetrics struct {
 }
 
 func (m *Metrics) make(key FunctionKey) *functionMetrics {
-	return &functionMetrics{all: m, key: key, inFlight: m.inFlight.WithLabelValues(key.Namespace, key.Name)}
+	return &functionMetrics{
+		all: m, key: key,
+		inFlight: m.inFlight.WithLabelValues(key.Namespace, key.Name), queued: m.queued.WithLabelValues(key.Namespace, key.Name),
+	}
 }
 
 // of returns the series of a function.
@@ -136,6 +144,7 @@ func (m *Metrics) forget(known map[FunctionKey]*functionMetrics) map[FunctionKey
 		m.duration.DeletePartialMatch(labels)
 		m.retries.DeletePartialMatch(labels)
 		m.inFlight.DeletePartialMatch(labels)
+		m.queued.DeletePartialMatch(labels)
 	}
 	m.known.Store(&left)
 	return left
@@ -145,6 +154,19 @@ func (m *Metrics) forget(known map[FunctionKey]*functionMetrics) map[FunctionKey
 func (f *functionMetrics) begin() {
 	if f != nil {
 		f.inFlight.Inc()
+	}
+}
+
+// beginWait counts a request that waits for a container; endWait ends it.
+func (f *functionMetrics) beginWait() {
+	if f != nil {
+		f.queued.Inc()
+	}
+}
+
+func (f *functionMetrics) endWait() {
+	if f != nil {
+		f.queued.Dec()
 	}
 }
 

@@ -98,11 +98,12 @@ type place struct {
 	queue *queue
 	held  *atomic.Int64
 	bytes int64
+	told  *functionMetrics
 }
 
 // take counts a request that is about to wait, unless it has a place already. It
 // reports false if too many wait, or all of them would take too much memory.
-func (p *place) take(q *queue, length int64, held *atomic.Int64, memory, bytes int64) bool {
+func (p *place) take(q *queue, length int64, held *atomic.Int64, memory, bytes int64, told *functionMetrics) bool {
 	if p.queue != nil {
 		return true
 	}
@@ -115,7 +116,8 @@ func (p *place) take(q *queue, length int64, held *atomic.Int64, memory, bytes i
 		q.waiting.Add(-1)
 		return false
 	}
-	*p = place{q, held, bytes}
+	told.beginWait()
+	*p = place{q, held, bytes, told}
 	return true
 }
 
@@ -124,6 +126,7 @@ func (p *place) leave() {
 	if p.queue != nil {
 		p.queue.waiting.Add(-1)
 		p.held.Add(-p.bytes)
+		p.told.endWait()
 		*p = place{}
 	}
 }

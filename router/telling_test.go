@@ -12,6 +12,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -181,6 +182,45 @@ func TestMetricsAreByFunction(t *testing.T) {
 	}
 }
 
+// TestQueuesAreToldOf: those in line and those of a parked pod, until their answers
+// begin or they have gone.
+func TestQueuesAreToldOf(t *testing.T) {
+	registry := prometheus.NewRegistry()
+	begin, end := make(chan struct{}), make(chan struct{})
+	slow := func(_ *backend, w http.ResponseWriter, _ *http.Request) {
+		<-begin
+		w.WriteHeader(200)
+		_ = http.NewResponseController(w).Flush()
+		<-end
+	}
+	home, container := newBackend(t, slow), newBackend(t, slow)
+	parked, busy := parkedRoute(home.address()), namedRoute("b", "busy", container)
+	parked.Function, busy.Policy = "parked", &routesv1.Policy{Concurrency: 1}
+	gateway := telling(t, GatewayConfig{Metrics: NewMetrics(registry, 0)}, parked, busy)
+	queued := func(function, n string) func() bool {
+		return func() bool {
+			return slices.Equal(series(t, registry, `sanfran_gateway_requests_queued{function="`+function+`"`), []string{`,namespace="default"} ` + n})
+		}
+	}
+	var group sync.WaitGroup
+	for _, path := range []string{"/fn/parked", "/fn/parked", "/fn/busy", "/fn/busy"} {
+		group.Go(func() { recorded(gateway, httptest.NewRequest("GET", path, nil)) })
+	}
+	ctx, leave := context.WithCancel(t.Context())
+	group.Go(func() { recorded(gateway, httptest.NewRequestWithContext(ctx, "GET", "/fn/busy", nil)) })
+	until(t, "two wait for the parked pod", queued("parked", "2"))
+	until(t, "two stand in line", queued("busy", "2"))
+	leave()
+	until(t, "one has left the line", queued("busy", "1"))
+	close(begin)
+	until(t, "the parked pod's answers have begun", queued("parked", "0"))
+	close(end)
+	group.Wait()
+	if !queued("busy", "0")() {
+		t.Error("somebody is still counted as waiting")
+	}
+}
+
 // TestMetricsHaveABound: beyond it functions are counted together, and those that
 // are no more make room.
 func TestMetricsHaveABound(t *testing.T) {
@@ -215,6 +255,12 @@ func TestMetricsHaveABound(t *testing.T) {
 	call("f3")
 	if want := []string{`"f1",namespace="default"} 2`, `"f3",namespace="default"} 1`, `"other",namespace="other"} 1`}; !slices.Equal(total(), want) {
 		t.Errorf("%q, want %q", total(), want)
+	}
+	gauge := []string{`"",namespace=""} 0`, `"f1",namespace="default"} 0`, `"f3",namespace="default"} 0`, `"other",namespace="other"} 0`}
+	for _, name := range []string{"queued", "in_flight"} {
+		if got := series(t, registry, "sanfran_gateway_requests_"+name+"{function="); !slices.Equal(got, gauge) {
+			t.Errorf("%s: %q, want %q", name, got, gauge)
+		}
 	}
 }
 
