@@ -103,7 +103,7 @@ func rateLimited(f *Function, wait time.Duration) *Problem {
 	return &Problem{
 		Status:     http.StatusTooManyRequests,
 		Code:       "RateLimited",
-		Message:    fmt.Sprintf("function %s takes %.4g requests a second, and %d at once after a pause; its annotation sanfran.dev/rate-limit sets the limit", f.Key, float64(time.Second)/float64(f.policy.rate.interval), f.policy.rate.burst),
+		Message:    fmt.Sprintf("function %s takes %.4g requests a second from each gateway, and %d at once after a pause; its annotation sanfran.dev/rate-limit sets the limit", f.Key, float64(time.Second)/float64(f.policy.rate.interval), f.policy.rate.burst),
 		RetryAfter: wait,
 	}
 }

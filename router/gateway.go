@@ -263,7 +263,7 @@ func (g *Gateway) acquire(x *Exchange, t *tries) (next choice, answered bool) {
 	default:
 		WriteProblem(x.w, x.r, Problem{
 			Status: http.StatusServiceUnavailable, Code: "QueueTimeout", RetryAfter: queueRetry,
-			Message: fmt.Sprintf("every container of function %s was busy for %v; no function code saw the request. Its annotation sanfran.dev/concurrency says how many requests a container is given; more replicas take more", t.function.Key, within),
+			Message: fmt.Sprintf("every container of function %s was busy for %v; no function code saw the request. Its annotation sanfran.dev/concurrency says how many requests each gateway gives a container; more replicas take more", t.function.Key, within),
 		})
 	}
 	return choice{}, true
@@ -275,7 +275,7 @@ const queueRetry = 5 * time.Second
 func queueFull(f *Function) Problem {
 	return Problem{
 		Status: http.StatusServiceUnavailable, Code: "QueueFull", RetryAfter: queueRetry,
-		Message: fmt.Sprintf("too many requests wait for function %s already; no function code saw this one. The function's annotation sanfran.dev/queue-length says how many may, %d; all that wait at a gateway have a budget of memory, too", f.Key, f.policy.queueLength),
+		Message: fmt.Sprintf("too many requests wait for function %s already; no function code saw this one. The function's annotation sanfran.dev/queue-length says how many may at each gateway, %d; all that wait at one have a budget of memory, too", f.Key, f.policy.queueLength),
 	}
 }
 

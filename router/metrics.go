@@ -53,7 +53,7 @@ func NewMetrics(registry prometheus.Registerer, series int) *Metrics {
 		limit:    series,
 		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "sanfran_gateway_requests_total",
-			Help: "Requests answered, by function, HTTP status code and whether they went to a parked pod. 499 is a client that did not wait.",
+			Help: "Requests answered by this gateway, by function, HTTP status code and whether they went to a parked pod. 499 is a client that did not wait.",
 		}, append(function, "code", "cold")),
 		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name:    "sanfran_gateway_request_duration_seconds",
@@ -66,11 +66,11 @@ func NewMetrics(registry prometheus.Registerer, series int) *Metrics {
 		}, append(function, "outcome")),
 		inFlight: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "sanfran_gateway_requests_in_flight",
-			Help: "Requests that have not ended, those that wait and open upgrades included.",
+			Help: "Requests of this gateway that have not ended, those that wait and open upgrades included.",
 		}, function),
 		queued: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "sanfran_gateway_requests_queued",
-			Help: "Requests that wait for a container: in line, or for a parked pod's answer to begin.",
+			Help: "Requests that wait for a container at this gateway: in line, or for a parked pod's answer to begin. The function's queue length is of each gateway.",
 		}, function),
 	}
 	m.none, m.other = m.make(FunctionKey{}), m.make(FunctionKey{Namespace: otherFunctions, Name: otherFunctions})
