@@ -57,18 +57,24 @@ func TestSilenceOfAnAnswerIsNobodysFault(t *testing.T) {
 // one block, if asked, and tells when it has ended.
 func takesNothing(t *testing.T, answer int) (address string, ended chan struct{}) {
 	ended = make(chan struct{}, 1<<16)
-	container := newBackend(t, func(_ *backend, w http.ResponseWriter, _ *http.Request) {
+	gateway := stalling(t, func(_ *backend, w http.ResponseWriter, _ *http.Request) {
 		if answer == 0 {
 			w.Header().Set("X-Long", strings.Repeat("x", 16<<10))
 		}
 		_, _ = w.Write(make([]byte, answer))
 		ended <- struct{}{}
 	})
+	return startServer(t, NewServer(ServerConfig{Handler: gateway}), nil), ended
+}
+
+// stalling is a gateway in front of a function that soon gives up on who takes nothing.
+func stalling(t *testing.T, function func(*backend, http.ResponseWriter, *http.Request)) *Gateway {
+	container := newBackend(t, function)
 	table := NewTable()
 	mustApply(t, table, snapshotOf(warmRoute(container.address(), "127.0.0.1:1")))
 	forwarder := NewForwarder(ForwarderConfig{ClientStall: 50 * time.Millisecond})
 	t.Cleanup(forwarder.Close)
-	return startServer(t, NewServer(ServerConfig{Handler: NewGateway(GatewayConfig{Table: table, Forwarder: forwarder})}), nil), ended
+	return NewGateway(GatewayConfig{Table: table, Forwarder: forwarder})
 }
 
 // TestWhoTakesNoByteByHTTP2IsCutOff: a client of HTTP/2 says how much it takes, and may
@@ -76,34 +82,74 @@ func takesNothing(t *testing.T, answer int) (address string, ended chan struct{}
 func TestWhoTakesNoByteByHTTP2IsCutOff(t *testing.T) {
 	for _, size := range []int{16, 20 << 20} { // what the server buffers, and the function's end waits for
 		address, ended := takesNothing(t, size)
-		conn, err := net.Dial("tcp", address)
-		if err != nil {
+		untilReset(t, address, true)
+		<-ended
+	}
+}
+
+// untilReset asks by HTTP/2 for what it takes no byte of, and returns when that is
+// given up. ends says whether the request has an end.
+func untilReset(t *testing.T, address string, ends bool) {
+	conn, err := net.Dial("tcp", address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	_ = conn.SetDeadline(time.Now().Add(20 * time.Second))
+	var block bytes.Buffer
+	encoder := hpack.NewEncoder(&block)
+	for name, value := range map[string]string{":method": "GET", ":scheme": "http", ":authority": "a", ":path": "/fn/hello"} {
+		if err := encoder.WriteField(hpack.HeaderField{Name: name, Value: value}); err != nil {
 			t.Fatal(err)
+		}
+	}
+	framer := http2.NewFramer(conn, conn)
+	_, err = io.WriteString(conn, http2.ClientPreface)
+	if err := errors.Join(err, framer.WriteSettings(http2.Setting{ID: http2.SettingInitialWindowSize, Val: 0}),
+		framer.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: block.Bytes(), EndHeaders: true, EndStream: ends})); err != nil {
+		t.Fatal(err)
+	}
+	for {
+		frame, err := framer.ReadFrame()
+		if err != nil {
+			t.Fatalf("%v, want that the stream is reset", err)
+		}
+		if _, ok := frame.(*http2.RSTStreamFrame); ok {
+			return
+		}
+	}
+}
+
+// upgraded answers an upgrade and sends what it is told to, if that is anything, and
+// tells when its client is gone.
+func upgraded(send []byte, ended chan<- struct{}) func(*backend, http.ResponseWriter, *http.Request) {
+	return func(_ *backend, w http.ResponseWriter, r *http.Request) {
+		defer func() { ended <- struct{}{} }()
+		conn, both, err := http.NewResponseController(w).Hijack()
+		if err != nil {
+			return
 		}
 		defer conn.Close()
-		_ = conn.SetDeadline(time.Now().Add(20 * time.Second))
-		var block bytes.Buffer
-		encoder := hpack.NewEncoder(&block)
-		for name, value := range map[string]string{":method": "GET", ":scheme": "http", ":authority": "a", ":path": "/fn/hello"} {
-			if err := encoder.WriteField(hpack.HeaderField{Name: name, Value: value}); err != nil {
-				t.Fatal(err)
-			}
+		fmt.Fprintf(both, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: %s\r\n\r\n", r.Header.Get("Upgrade"))
+		_ = both.Flush()
+		if _, err := conn.Write(send); err == nil {
+			_, _ = io.Copy(io.Discard, conn)
 		}
-		framer := http2.NewFramer(conn, conn)
-		_, err = io.WriteString(conn, http2.ClientPreface)
-		if err := errors.Join(err, framer.WriteSettings(http2.Setting{ID: http2.SettingInitialWindowSize, Val: 0}),
-			framer.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: block.Bytes(), EndHeaders: true, EndStream: true})); err != nil {
-			t.Fatal(err)
-		}
-		for {
-			frame, err := framer.ReadFrame()
-			if err != nil {
-				t.Fatalf("%d bytes: %v, want that the stream is reset", size, err)
-			}
-			if _, ok := frame.(*http2.RSTStreamFrame); ok {
-				break
-			}
-		}
+	}
+}
+
+// TestWhoTakesNoByteOfATunnelIsCutOff: of a WebSocket on a stream of HTTP/2, however
+// little there is to take.
+func TestWhoTakesNoByteOfATunnelIsCutOff(t *testing.T) {
+	for _, size := range []int{1, 20 << 20} {
+		ended := make(chan struct{}, 1)
+		gateway := stalling(t, upgraded(make([]byte, size), ended))
+		// As the server would have it if the process were told to take extended CONNECT.
+		tunnel := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			r.Method, r.Header[":protocol"] = http.MethodConnect, []string{"websocket"}
+			gateway.ServeHTTP(w, r)
+		})
+		untilReset(t, startServer(t, NewServer(ServerConfig{Handler: tunnel}), nil), false)
 		<-ended
 	}
 }

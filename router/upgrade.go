@@ -96,11 +96,12 @@ func copyHalf(to net.Conn, early *bufio.Reader, from net.Conn) error {
 }
 
 // tunnelThrough is takeOver for a stream of HTTP/2. It ends with the upstream's
-// half; the client's may end before.
+// half; the client's may end before, and one that takes nothing is cut off.
 func (x *Exchange) tunnelThrough(upstream *upstreamConn, in *responseReader) {
 	x.w.Header().Del("Sec-WebSocket-Accept") // of a key that the client did not make
 	x.w.WriteHeader(http.StatusOK)
-	control := http.NewResponseController(x.w)
+	to := x.taking()
+	defer to.end()
 	up := make(chan struct{})
 	go func() {
 		defer close(up)
@@ -114,7 +115,7 @@ func (x *Exchange) tunnelThrough(upstream *upstreamConn, in *responseReader) {
 	}()
 	buffer := buffers.Get().(*[bufferSize]byte)
 	defer buffers.Put(buffer)
-	err := control.Flush()
+	err := to.flush()
 	for err == nil {
 		var n int
 		n, err = in.Read(buffer[:])
@@ -122,9 +123,9 @@ func (x *Exchange) tunnelThrough(upstream *upstreamConn, in *responseReader) {
 			x.clock.touch()
 		}
 		if n > 0 {
-			if _, failed := x.w.Write(buffer[:n]); failed != nil {
+			if failed := to.write(buffer[:n]); failed != nil {
 				err = failed
-			} else if failed := control.Flush(); failed != nil {
+			} else if failed := to.flush(); failed != nil {
 				err = failed
 			}
 		}
