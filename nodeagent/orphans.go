@@ -26,6 +26,9 @@ type handledConn struct {
 	handler http.Handler
 }
 
+// NetConn is the connection itself, for who sets what a socket has.
+func (c *handledConn) NetConn() net.Conn { return c.Conn }
+
 func newOrphans(log *slog.Logger) *orphans {
 	o := &orphans{conns: make(chan net.Conn), closed: make(chan struct{})}
 	o.server = speakHTTP2(newServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

@@ -61,8 +61,9 @@ type ForwarderConfig struct {
 	// is in the same cluster, and a dead one must not hold a request for long.
 	DialTimeout time.Duration
 	// ClientStall is how long a client may send nothing of a body before the answer, or
-	// take nothing of an answer beyond what the kernel's buffers hold. Then it is cut
-	// off, as it keeps a goroutine, or the function's container, for it. Default 1 min.
+	// take nothing of an answer, or of an upgraded connection, beyond what the kernel's
+	// buffers hold. Then it is cut off, as it keeps a goroutine, or the function's
+	// container, for it. Default 1 min.
 	ClientStall time.Duration
 	// Log receives what went wrong with upstreams. Default slog.Default().
 	Log *slog.Logger

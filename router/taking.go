@@ -1,9 +1,15 @@
 package router
 
 import (
+	"cmp"
 	"errors"
+	"fmt"
+	"net"
 	"net/http"
+	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // clientStall is how long a client may take nothing of an answer, if nobody says
@@ -90,6 +96,32 @@ func (t *taking) end() {
 		t.stream.end()
 	}
 	t.deadline(time.Now().Add(t.within))
+}
+
+// boundTaking has a client cut off that takes nothing of what it is sent for so long, or
+// is gone without a word. It is the kernel that does, which copies between upgraded
+// connections by itself.
+func boundTaking(client net.Conn, within time.Duration) error {
+	for {
+		inner, ok := client.(interface{ NetConn() net.Conn }) // as of TLS
+		if !ok {
+			break
+		}
+		client = inner.NetConn()
+	}
+	conn, ok := client.(syscall.Conn)
+	if !ok {
+		return fmt.Errorf("%T is no socket", client)
+	}
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var set error
+	err = raw.Control(func(fd uintptr) {
+		set = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(within.Milliseconds()))
+	})
+	return cmp.Or(err, set)
 }
 
 func (t *taking) deadline(at time.Time) {

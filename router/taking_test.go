@@ -3,9 +3,11 @@ package router
 import (
 	"bufio"
 	"bytes"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -151,6 +153,36 @@ func TestWhoTakesNoByteOfATunnelIsCutOff(t *testing.T) {
 		})
 		untilReset(t, startServer(t, NewServer(ServerConfig{Handler: tunnel}), nil), false)
 		<-ended
+	}
+}
+
+// TestWhoTakesNoByteOfAnUpgradeIsCutOff, by TLS, too.
+func TestWhoTakesNoByteOfAnUpgradeIsCutOff(t *testing.T) {
+	certFile, keyFile := writeCertificate(t, t.TempDir(), 1)
+	certificate, err := LoadCertificate(certFile, keyFile, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, certificate := range map[string]*Certificate{"in the clear": nil, "by TLS": certificate} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			ended := make(chan struct{}, 1)
+			address := startServer(t, NewServer(ServerConfig{Handler: stalling(t, upgraded(make([]byte, 20<<20), ended))}), certificate)
+			conn, err := net.Dial("tcp", address)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer conn.Close()
+			if certificate != nil {
+				conn = tls.Client(conn, &tls.Config{InsecureSkipVerify: true})
+			}
+			fmt.Fprint(conn, "GET /fn/hello HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n")
+			select {
+			case <-ended:
+			case <-time.After(20 * time.Second):
+				t.Error("the function still has its client")
+			}
+		})
 	}
 }
 

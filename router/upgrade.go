@@ -43,6 +43,9 @@ func (x *Exchange) takeOver(res *http.Response, upstream *upstreamConn, in *resp
 		panic(http.ErrAbortHandler)
 	}
 	defer client.Close()
+	if err := boundTaking(client, x.forwarder.clientStall); err != nil {
+		x.forwarder.log.Warn("a client that takes nothing of an upgraded connection will not be cut off", "err", err)
+	}
 	if x.idles() {
 		client = touchedConn{client, &x.clock}
 	}
