@@ -202,7 +202,7 @@ func (a *Agent) serve(ctx context.Context, edge *controlPlane, data, pod net.Lis
 	}
 	servers := []*http.Server{
 		newServer(http.HandlerFunc(a.serveData), a.log),
-		speakHTTP2(newServer(http.HandlerFunc(a.serveAddress), a.log)),
+		speakHTTP2(newServer(a.addressHandler(), a.log)),
 		a.orphans.server,
 	}
 	a.takeOverOutlived()

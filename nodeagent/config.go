@@ -9,6 +9,8 @@ import (
 	"strconv"
 	"time"
 
+	"go.opentelemetry.io/otel/trace"
+
 	"sanfran.dev/internal/supervisor"
 	"sanfran.dev/nodeagent/container"
 	"sanfran.dev/nodeagent/logs"
@@ -67,6 +69,9 @@ type Config struct {
 	// have no IPv6.
 	Bridge                        string
 	ContainerCIDR, ContainerCIDR6 netip.Prefix
+	// Tracer makes a span of each request that comes to a function pod's address by this
+	// agent; nil: none are made.
+	Tracer trace.Tracer
 	// Connections and NewConnections bound the connections that a container begins,
 	// at a time and in a second; 0: the defaults of package network.
 	Connections, NewConnections uint32

@@ -41,6 +41,10 @@ func refuse(w http.ResponseWriter) {
 	w.WriteHeader(http.StatusMisdirectedRequest)
 }
 
+// addressHandler is serveAddress with the spans that are asked for. What one agent
+// forwards to another, or a gateway to an agent, has its span already.
+func (a *Agent) addressHandler() http.HandlerFunc { return router.Traced(a.cfg.Tracer, a.serveAddress) }
+
 // serveAddress answers the pod listener: whoever connects to a function pod's
 // address while no container here answers there by itself. Which pod is meant
 // says the address the connection was made to, which the client cannot forge. The
@@ -49,6 +53,9 @@ func (a *Agent) serveAddress(w http.ResponseWriter, r *http.Request) {
 	router.EnsureRequestID(r)
 	addr := localAddress(r)
 	if p := a.addresses.lookup(addr); p != nil {
+		if a.cfg.Tracer != nil {
+			router.Serves(w, router.FunctionKey{Namespace: p.spec.Namespace, Name: p.spec.Function}, p.parked())
+		}
 		// The pod is active here in a moment, if it loads: the client's next
 		// connection then reaches the container directly. An upgraded
 		// connection is not to be closed.
@@ -66,6 +73,7 @@ func (a *Agent) serveAddress(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if route := a.routes.Address(addr); route != nil {
+		router.Serves(w, route.Function, len(route.Instances) == 0)
 		if !route.Ready && r.Header.Get("Upgrade") == "" {
 			// Its pod is about to go: the client's next connection reaches another.
 			w.Header().Set("Connection", "close")
@@ -293,7 +301,7 @@ func (a *Agent) takeOver(i *instance) {
 		if err != nil {
 			return
 		}
-		handler := http.HandlerFunc(a.serveAddress)
+		handler := a.addressHandler()
 		if localAddrPort(conn.LocalAddr()) == port {
 			handler = func(w http.ResponseWriter, _ *http.Request) {
 				w.Header().Set("Connection", "close")

@@ -264,6 +264,9 @@ func (w *fakeWorker) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 	case "/client":
 		fmt.Fprint(rw, r.Header[router.HeaderClient])
 		return
+	case "/traceparent":
+		fmt.Fprint(rw, r.Header.Get("Traceparent"))
+		return
 	case "/connection":
 		fmt.Fprint(rw, r.RemoteAddr)
 		return

@@ -263,6 +263,13 @@ func (p *pod) replace() {
 	}
 }
 
+// parked reports whether a request would have to wait for a container.
+func (p *pod) parked() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.current == nil
+}
+
 // lease returns an instance that serves the pod, with one use of it begun: the
 // caller ends it with instance.usage.end. If the pod is parked, it is activated
 // for the caller and everybody else who asks meanwhile.

@@ -86,7 +86,7 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	defer func() {
 		g.cfg.Metrics.observe(rec, cold, time.Since(start))
 		g.cfg.AccessLog.add(start, r, rec, cold)
-		endSpan(span, rec, cold)
+		endSpan(span, rec, "/fn/", cold)
 	}()
 	cold = g.serve(rec, r)
 }

@@ -19,6 +19,7 @@ type record struct {
 	// those that did not answer.
 	attempts int
 	outcomes [outcomeCount]uint8
+	cold     bool // of [Traced], its pod was parked
 }
 
 // recordOf returns the record that a response writer is, or nil.

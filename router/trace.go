@@ -73,10 +73,10 @@ func isID(s string) bool {
 	return false
 }
 
-// startSpan begins the span of a request, a child of the client's, and names it to
-// the function as its parent. Without a tracer it returns nil; the function then gets
-// the client's own traceparent or, if there is none, a new one that is not sampled, so
-// that it and what it calls name the request in the same way whoever called it.
+// startSpan begins the span of a request. Without a tracer it returns nil; the function
+// then gets the client's own traceparent or, if there is none, a new one that is not
+// sampled, so that it and what it calls name the request in the same way whoever called
+// it.
 func (g *Gateway) startSpan(r *http.Request) trace.Span {
 	traced := hasTrace(r)
 	if g.cfg.Tracer == nil {
@@ -85,9 +85,40 @@ func (g *Gateway) startSpan(r *http.Request) trace.Span {
 		}
 		return nil
 	}
+	return startSpan(g.cfg.Tracer, r)
+}
+
+// Traced makes a span of each request that a handler serves beside a [Gateway], where
+// requests enter SanFran. The handler says by [Serves] what it is for. Without a tracer
+// there are no spans, and the handler is returned as it is.
+func Traced(tracer trace.Tracer, handler http.HandlerFunc) http.HandlerFunc {
+	if tracer == nil {
+		return handler
+	}
+	return func(w http.ResponseWriter, r *http.Request) {
+		EnsureRequestID(r)
+		hasTrace(r)
+		rec := &record{ResponseWriter: w}
+		span := startSpan(tracer, r)
+		defer func() { endSpan(span, rec, "", rec.cold) }() // also of an answer that is broken off
+		handler(rec, r)
+	}
+}
+
+// Serves says which function a request of [Traced] is for, and whether its pod was
+// parked when the request came.
+func Serves(w http.ResponseWriter, key FunctionKey, cold bool) {
+	if rec := recordOf(w); rec != nil {
+		rec.key, rec.cold = key, cold
+	}
+}
+
+// startSpan begins the span of a request, a child of the client's, and names it to the
+// function as its parent.
+func startSpan(tracer trace.Tracer, r *http.Request) trace.Span {
 	carrier := propagation.HeaderCarrier(r.Header)
 	ctx := propagation.TraceContext{}.Extract(context.WithoutCancel(r.Context()), carrier)
-	ctx, span := g.cfg.Tracer.Start(ctx, r.Method, trace.WithSpanKind(trace.SpanKindServer), trace.WithAttributes(
+	ctx, span := tracer.Start(ctx, r.Method, trace.WithSpanKind(trace.SpanKindServer), trace.WithAttributes(
 		attribute.String("http.request.method", r.Method),
 		attribute.String("url.path", r.URL.Path),
 		attribute.String("server.address", r.Host),
@@ -98,13 +129,14 @@ func (g *Gateway) startSpan(r *http.Request) trace.Span {
 	return span
 }
 
-// endSpan ends the span of a request that has ended.
-func endSpan(span trace.Span, rec *record, cold bool) {
+// endSpan ends the span of a request that has ended. One that was for a function is
+// called by its name, after what stands in front of that in the path.
+func endSpan(span trace.Span, rec *record, prefix string, cold bool) {
 	if span == nil {
 		return
 	}
 	if rec.key != (FunctionKey{}) {
-		span.SetName("/fn/" + rec.key.Name)
+		span.SetName(prefix + rec.key.Name)
 		span.SetAttributes(
 			attribute.String("sanfran.namespace", rec.key.Namespace),
 			attribute.String("sanfran.function", rec.key.Name),

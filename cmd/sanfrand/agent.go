@@ -151,6 +151,14 @@ func (o *agentOptions) run(ctx context.Context) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, control.close()) }()
+	var traces *process.Part
+	if o.config.Tracer, traces, err = tracing(ctx, log, "sanfran-agent"); err != nil {
+		return err
+	}
+	var telling []process.Part // goes on until the last request has ended
+	if traces != nil {
+		telling = append(telling, *traces)
+	}
 	agent, err := nodeagent.New(o.config, control.Conn)
 	if err != nil {
 		return err
@@ -164,6 +172,7 @@ func (o *agentOptions) run(ctx context.Context) (err error) {
 	log.Info("the agent starts", "version", version, "runtimes", o.config.Runtimes)
 	return process.Run(ctx, log, nil,
 		process.Group{Name: "health", Parts: []process.Part{process.ServeHTTP("health", health, agent.Handler(), time.Second)}},
+		process.Group{Name: "telling", Parts: telling},
 		process.Group{Name: "identity", Parts: []process.Part{control.Identity}},
 		process.Group{Name: "agent", StopWithin: 75 * time.Second, Parts: []process.Part{{Name: "agent", Run: agent.Run}}},
 	)

@@ -23,6 +23,7 @@ func TestChartValuesMakeValidObjects(t *testing.T) {
 		"host names":         {"gateway.hostSuffix=functions.example.com", "gateway.queueMemoryMiB=16"},
 		"dual stack":         {"virtualNode.podCIDRv6=fd10:245::/64", "agent.networkCIDRv6=fd10:246::/64"},
 		"tproxy":             {"agent.podAddresses=tproxy"},
+		"traces":             {"agent.env[0].name=OTEL_EXPORTER_OTLP_ENDPOINT", "agent.env[0].value=http://collector:4318", "gateway.env[0].name=OTEL_SDK_DISABLED", "gateway.env[0].value=yes"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			// A release of another name, so that nothing of the installed one is
