@@ -28,9 +28,9 @@ func (x *Exchange) interim(res *http.Response) {
 // passHeaders adds an upstream's headers to the client's answer, but for those
 // that end here and SanFran's own.
 func passHeaders(to, from http.Header) {
-	connection := from["Connection"]
+	ending := namedByConnection(from["Connection"])
 	for name, values := range from {
-		if hopByHop(name) || isFamily(name, headerPrefix) || len(connection) > 0 && named(connection, name) {
+		if hopByHop(name) || isFamily(name, headerPrefix) || ending[name] {
 			continue
 		}
 		if had, ok := to[name]; ok {

@@ -24,17 +24,36 @@ func hopByHop(name string) bool {
 	return false
 }
 
-// named reports whether the Connection header names a header, which then ends
-// at this hop, too.
-func named(connection []string, name string) bool {
-	for _, value := range connection {
+// named reports whether a word is in a header's list of words.
+func named(list []string, word string) bool {
+	for _, value := range list {
 		for token := range strings.SplitSeq(value, ",") {
-			if strings.EqualFold(textproto.TrimString(token), name) {
+			if strings.EqualFold(textproto.TrimString(token), word) {
 				return true
 			}
 		}
 	}
 	return false
+}
+
+// namedByConnection are the headers that a Connection header names and that end at this
+// hop for it alone, by their canonical names. Nearly always it is nil. Who writes the
+// header may name as many as fit into it, so that it is read once.
+func namedByConnection(connection []string) map[string]bool {
+	var names map[string]bool
+	for _, value := range connection {
+		for token := range strings.SplitSeq(value, ",") {
+			token = textproto.TrimString(token)
+			if token == "" || strings.EqualFold(token, "keep-alive") || strings.EqualFold(token, "close") || strings.EqualFold(token, "upgrade") {
+				continue
+			}
+			if names == nil {
+				names = make(map[string]bool)
+			}
+			names[http.CanonicalHeaderKey(token)] = true
+		}
+	}
+	return names
 }
 
 // upgradeOf returns the protocol a request or response changes to, or "". One to
@@ -70,12 +89,15 @@ func (x *Exchange) appendHead(b []byte, body *attemptBody) []byte {
 		b = append(b, x.upstream.Address...)
 	}
 	b = append(b, "\r\n"...)
-	connection := r.Header["Connection"]
+	ending := namedByConnection(r.Header["Connection"])
+	// A client does not take away what is written into logs and traces of it.
+	delete(ending, HeaderRequestID)
+	delete(ending, headerTraceparent)
 	for name, values := range r.Header {
 		if hopByHop(name) || name == "Content-Length" || name == "Host" || isFamily(name, headerPrefix) ||
 			x.opts.Edge && x.dropsForwarded(name) ||
 			name == ":protocol" || // HTTP/2's, which Go puts among the headers
-			len(connection) > 0 && named(connection, name) {
+			ending[name] {
 			continue
 		}
 		for _, value := range values {

@@ -1,6 +1,7 @@
 package router
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
@@ -390,6 +391,41 @@ func TestNoByteOfATargetEndsIt(t *testing.T) {
 			t.Errorf("%q: %d %s", method, w.Code, w.Body)
 		}
 	}
+}
+
+// TestConnectionEndsWhatItNames, but for what SanFran itself says of a request.
+func TestConnectionEndsWhatItNames(t *testing.T) {
+	r := httptest.NewRequest("GET", "/", nil)
+	for _, name := range []string{"X-One", "X-Two", "X-Kept", "X-Request-Id", "Traceparent", "Tracestate"} {
+		r.Header.Set(name, "kept")
+	}
+	r.Header["Connection"] = []string{"close , x-ONE", "", "X-Two,x-request-id,\ttraceparent, tracestate, X-None,"}
+	x := NewForwarder(ForwarderConfig{}).Begin(httptest.NewRecorder(), r, ExchangeOptions{})
+	head, err := http.ReadRequest(bufio.NewReader(bytes.NewReader(x.appendHead(nil, nil))))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(http.Header{"X-Kept": {"kept"}, "X-Request-Id": {"kept"}, "Traceparent": {"kept"}}, head.Header); diff != "" {
+		t.Errorf("the request's headers (-want +got):\n%s", diff)
+	}
+	to := http.Header{}
+	passHeaders(to, http.Header{"Connection": {"x-one"}, "X-One": {"a"}, "X-Two": {"b"}, "Keep-Alive": {"5"}})
+	if diff := cmp.Diff(http.Header{"X-Two": {"b"}}, to); diff != "" {
+		t.Errorf("the answer's headers (-want +got):\n%s", diff)
+	}
+}
+
+// TestConnectionMayNameMuch: to look for each header among all that are named would take
+// a quarter of an hour, on either side.
+func TestConnectionMayNameMuch(t *testing.T) {
+	r := httptest.NewRequest("GET", "/", nil)
+	for i := range 100_000 {
+		r.Header[fmt.Sprintf("X%x", i)] = nil
+	}
+	r.Header["Connection"] = []string{strings.Repeat("a,", 1_000_000)}
+	x := NewForwarder(ForwarderConfig{}).Begin(httptest.NewRecorder(), r, ExchangeOptions{})
+	x.appendHead(nil, nil)
+	passHeaders(http.Header{}, r.Header)
 }
 
 // TestWhatOnlyHTTP2HasIsNoHeader: Go's server puts :protocol among the headers,
