@@ -308,6 +308,7 @@ func TestHostileAnswers(t *testing.T) {
 		"an upgrade unasked":   {"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n", 502},
 		"interim without end":  {strings.Repeat("HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n", 40_000), 502},
 		"a head without end":   {"HTTP/1.1 200 OK\r\nX-Long: " + strings.Repeat("a", 2<<20), 502},
+		"a head of many parts": {"HTTP/1.1 200 OK\r\n" + manyHeaders(6000) + "Content-Length: 0\r\n\r\n", 502},
 		"lengths that differ":  {"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab", 502},
 		"a length of nonsense": {"HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n", 502},
 		"a chunk of nonsense":  {"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", 0},
@@ -327,6 +328,29 @@ func TestHostileAnswers(t *testing.T) {
 		}
 		forwarder.Close()
 		container.stop()
+	}
+}
+
+// manyHeaders are so many short headers, each of another name.
+func manyHeaders(n int) string {
+	var b strings.Builder
+	for i := range n {
+		fmt.Fprintf(&b, "X%x: y\r\n", i)
+	}
+	return b.String()
+}
+
+// TestAnswersMayHaveManyHeaders, and bodies as many lines as they like.
+func TestAnswersMayHaveManyHeaders(t *testing.T) {
+	body := strings.Repeat("\n", 100_000)
+	answer := fmt.Sprintf("HTTP/1.1 200 OK\r\n%sContent-Length: %d\r\n\r\n%s", manyHeaders(2000), len(body), body)
+	container := newFaultyUpstream(t, fault{read: -1, write: len(answer)}, answer)
+	defer container.stop()
+	gateway, forwarder := quietGateway(t, warmRoute(container.Addr().String(), "127.0.0.1:1"))
+	defer forwarder.Close()
+	w, broken := recorded(gateway, httptest.NewRequest("GET", "/fn/hello", nil))
+	if broken || w.Code != 200 || len(w.Header()) < 2000 || w.Body.String() != body {
+		t.Errorf("%d with %d headers and a body of %d bytes, broken off: %v", w.Code, len(w.Header()), w.Body.Len(), broken)
 	}
 }
 

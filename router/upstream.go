@@ -2,6 +2,7 @@ package router
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"io"
@@ -27,7 +28,12 @@ const (
 	// maxResponseHead bounds what a hostile function's interim responses and
 	// headers take of the router's memory, in bytes.
 	maxResponseHead = 1 << 20
+	// headerBytes is what a line of it takes beside its own bytes, in the maps of a
+	// response and of its answer. A short one would else take thirty times its size.
+	headerBytes = 200
 )
+
+var lineEnd = []byte{'\n'}
 
 // upstreams are the connections to containers and agents. A connection belongs to
 // the request that got it until that puts it back or closes it. HTTP/1.1 is
@@ -192,7 +198,7 @@ func (c *upstreamConn) quiet() bool {
 	return err == nil && c.alive
 }
 
-var errHeadTooLarge = errors.New("the response's headers are larger than 1 MiB")
+var errHeadTooLarge = errors.New("the response's headers take more than 1 MiB of memory")
 
 // responseReader reads the responses of one request from its connection. It is
 // lent by readers while the request runs, so that connections that wait have no
@@ -200,7 +206,7 @@ var errHeadTooLarge = errors.New("the response's headers are larger than 1 MiB")
 type responseReader struct {
 	*bufio.Reader
 	conn io.Reader
-	left int64 // bytes that may still be read
+	left int64 // bytes that its head may still take
 }
 
 var readers = sync.Pool{New: func() any {
@@ -220,7 +226,9 @@ func (r *limitedConn) Read(p []byte) (int, error) {
 		return 0, errHeadTooLarge
 	}
 	n, err := r.conn.Read(p[:min(int64(len(p)), r.left)])
-	r.left -= int64(n)
+	if r.left -= int64(n); r.left <= maxResponseHead { // not of a body
+		r.left -= headerBytes * int64(bytes.Count(p[:n], lineEnd))
+	}
 	return n, err
 }
 
