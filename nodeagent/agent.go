@@ -260,7 +260,7 @@ func (a *Agent) serve(ctx context.Context, edge *controlPlane, data, pod net.Lis
 
 func newServer(handler http.Handler, log *slog.Logger) *http.Server {
 	return &http.Server{
-		Handler: router.WholeRequests(handler), ReadHeaderTimeout: headerTimeout, IdleTimeout: idleConnTimeout, MaxHeaderBytes: maxHeaderBytes,
+		Handler: router.WholeRequests(router.FewHeaders(handler)), ReadHeaderTimeout: headerTimeout, IdleTimeout: idleConnTimeout, MaxHeaderBytes: maxHeaderBytes,
 		ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug),
 	}
 }

@@ -243,6 +243,11 @@ func TestHeadersBeyondWhatAFunctionTakesAreRefused(t *testing.T) {
 	ta.assigned(pod, agentv1.PodState_POD_STATE_ACTIVE)
 	got := get(t.Context(), ta.data, router.HeaderPod, pod.GetPodUid(), router.HeaderRevision, pod.GetRevision(), "X-Long", strings.Repeat("x", 2*maxHeaderBytes))
 	wantAnswer(t, got, http.StatusRequestHeaderFieldsTooLarge, "")
+	many := []string{router.HeaderPod, pod.GetPodUid(), router.HeaderRevision, pod.GetRevision()}
+	for i := range 1000 {
+		many = append(many, fmt.Sprintf("X%d", i), "y")
+	}
+	wantAnswer(t, get(t.Context(), ta.data, many...), http.StatusRequestHeaderFieldsTooLarge, "TooManyHeaders")
 	wantAnswer(t, ta.viaData(t.Context(), pod, "/"), 200, "default/hello")
 }
 

@@ -166,7 +166,7 @@ func (g *Gateway) pause(x *Exchange, d time.Duration) bool {
 
 // wait counts a request that has to wait. It reports false if too many do.
 func (g *Gateway) wait(x *Exchange, f *Function) bool {
-	bytes := int64(waitBytes)
+	bytes := waitBytes + memoryOf(x.r.Header)
 	if x.body != nil {
 		bytes += replayLimit
 		if n := x.r.ContentLength; n >= 0 && n < replayLimit {

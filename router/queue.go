@@ -89,8 +89,8 @@ func wake(ch chan struct{}) {
 	}
 }
 
-// waitBytes is what a waiting request takes of a gateway's memory beside its body:
-// the client's connection with its buffers, the agent's, and three goroutines.
+// waitBytes is what a waiting request takes of a gateway's memory beside its headers
+// and body: the client's connection with its buffers, the agent's, and three goroutines.
 const waitBytes = 24 << 10
 
 // place is a request's share of the bounds on waiting. The zero place is none.

@@ -2,6 +2,7 @@ package router
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -268,6 +269,23 @@ func TestColdRequestsAreBounded(t *testing.T) {
 		if status() != 200 {
 			t.Errorf("request %d: %d", i, status())
 		}
+	}
+}
+
+// What waits counts with its headers, of which each takes more than it is long.
+func TestHeadersAreInTheBudget(t *testing.T) {
+	gateway := newGateway(t, parkedRoute("127.0.0.1:1")).(*Gateway)
+	f := gateway.cfg.Table.Function(FunctionKey{"default", "hello"})
+	r := httptest.NewRequest("GET", "/fn/hello", nil)
+	for i := range 900 {
+		r.Header[fmt.Sprintf("X%03d", i)] = []string{"four"}
+	}
+	x := gateway.cfg.Forwarder.Begin(httptest.NewRecorder(), r, ExchangeOptions{})
+	if ok, held := gateway.wait(x, f), gateway.held.Load(); !ok || held != waitBytes+900*(headerMemory+8) {
+		t.Errorf("waits %v, counted with %d bytes", ok, held)
+	}
+	if x.End(); gateway.held.Load() != 0 {
+		t.Errorf("%d bytes are still counted", gateway.held.Load())
 	}
 }
 

@@ -66,7 +66,7 @@ func NewServer(cfg ServerConfig) *Server {
 	protocols.SetHTTP2(true)
 	protocols.SetUnencryptedHTTP2(true)
 	s.http = &http.Server{
-		Handler:           WholeRequests(s),
+		Handler:           WholeRequests(FewHeaders(s)),
 		ReadHeaderTimeout: cfg.HeaderTimeout,
 		IdleTimeout:       2 * time.Minute,
 		MaxHeaderBytes:    cfg.MaxHeaderBytes,

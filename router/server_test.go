@@ -107,6 +107,7 @@ func TestHeaderBombsAreRefused(t *testing.T) {
 	for name, bomb := range map[string]string{
 		"one header":   "GET / HTTP/1.1\r\nHost: a\r\nX-Bomb: " + strings.Repeat("a", 64<<10) + "\r\n\r\n",
 		"many headers": "GET / HTTP/1.1\r\nHost: a\r\n" + strings.Repeat("X-Bomb: a\r\n", 6<<10) + "\r\n",
+		"many names":   "GET / HTTP/1.1\r\nHost: a\r\n" + manyHeaders(1001) + "\r\n",
 		"a long path":  "GET /" + strings.Repeat("a", 64<<10) + " HTTP/1.1\r\nHost: a\r\n\r\n",
 		"without end":  "GET / HTTP/1.1\r\nX-Bomb: " + strings.Repeat("a", 64<<10),
 	} {
