@@ -171,7 +171,7 @@ func (f *Forwarder) Begin(w http.ResponseWriter, r *http.Request, opts ExchangeO
 			x.body = newReplayBody(body, r.Trailer)
 		}
 		x.expects = strings.EqualFold(r.Header.Get("Expect"), "100-continue")
-	} else {
+	} else if r.ProtoAtLeast(1, 1) {
 		// An upgrade offered with a body is not passed on, which is always allowed.
 		x.upgrade = upgradeOf(r.Header)
 	}

@@ -174,6 +174,9 @@ func (x *Exchange) unsendable() *Problem {
 	if !httpguts.ValidHeaderFieldName(x.r.Method) { // a token, too
 		return &Problem{Status: http.StatusBadRequest, Code: "BadMethod", Message: "the request's method is no word"}
 	}
+	if x.r.ProtoMajor > 1 && !httpguts.ValidHostHeader(x.r.Host) { // net/http looks at HTTP/1's
+		return &Problem{Status: http.StatusBadRequest, Code: "BadHost", Message: "the request's host is none"}
+	}
 	if ends(x.opts.Path) || ends(x.r.URL.RawQuery) {
 		return &Problem{
 			Status: http.StatusBadRequest, Code: "BadTarget",

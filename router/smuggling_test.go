@@ -235,6 +235,8 @@ func TestSmugglingByHTTP2(t *testing.T) {
 		"space in a path":        {with(":path", "/fn/hello/x?a HTTP/1.1"), "400", nil},
 		"line break in a method": {with(":method", "GET / HTTP/1.1\r\nx-evil: a\r\n\r\nGET"), "reset", nil},
 		"space in a method":      {with(":method", "GET /hidden"), "400", nil},
+		"space in a host":        {with(":authority", "a b"), "400", nil},
+		"path in a host":         {with(":authority", "a/b"), "400", nil},
 		"line break in a host":   {with(":authority", "a\r\nx-evil: b"), "reset", nil},
 		"CONNECT":                {[]hpack.HeaderField{{Name: ":method", Value: "CONNECT"}, {Name: ":authority", Value: "a:80"}}, "400", nil},
 	} {

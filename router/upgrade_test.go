@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -90,6 +91,17 @@ func TestUpgradesPassBothWays(t *testing.T) {
 				t.Errorf("after the end: %q, %v", rest, err)
 			}
 		})
+	}
+}
+
+// An upgrade asked for in HTTP/1.0 is none (RFC 9110, section 7.8): a proxy that speaks
+// it does not know that the connection is no longer HTTP.
+func TestHTTP10DoesNotUpgrade(t *testing.T) {
+	container := newBackend(t, takeOver)
+	address := startServer(t, NewServer(ServerConfig{Handler: newGateway(t, warmRoute(container.address(), "127.0.0.1:1"))}), nil)
+	statuses, closed := sendRaw(t, address, "GET /fn/hello HTTP/1.0\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\nGET /fn/hello/hidden HTTP/1.1\r\nHost: a\r\n\r\n")
+	if !slices.Equal(statuses, []int{200}) || !closed || container.executed.Load() != 1 {
+		t.Errorf("answers %v, closed %v, executed %d times", statuses, closed, container.executed.Load())
 	}
 }
 
