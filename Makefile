@@ -146,6 +146,7 @@ test-long: ## Long tests: outages, soaks, scale; one part alone with PART=<name>
 .PHONY: bench
 bench: ## Measure on the cluster and write docs/bench/ (15 minutes at most)
 	@internal/tools/require.sh cluster
+	@test/bench/router.sh
 	@test/bench/agent.sh
 	@test/bench/run.sh
 

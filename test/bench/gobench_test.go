@@ -15,6 +15,7 @@ BenchmarkColdActivation-2   	      30	   3000000 ns/op	         2.410 p50-ms	   
 BenchmarkColdActivation-2   	      30	   3000000 ns/op	         2.300 p50-ms	         9.000 p99-ms
 BenchmarkOfSomethingElse    	       1	         1 ns/op
 BenchmarkWarmMemory-2       	       1	   5000000 ns/op	        41.25 MiB
+BenchmarkAdmission/by_path-2	 1000000	       110.5 ns/op	       0 B/op	       0 allocs/op
 PASS
 `
 	got, err := readGoBenchmarks(strings.NewReader(printed), "printed")
@@ -28,6 +29,11 @@ PASS
 		}},
 		{Case: "warmmemory", What: goBenchmarks["WarmMemory"].what, Figures: []Figure{
 			{Name: "MiB", Unit: "MiB", Bar: "≤ 30 MB", Rounds: []float64{41.25}, Median: 41.25},
+		}},
+		{Case: "admission", What: goBenchmarks["Admission"].what, Figures: []Figure{
+			{Name: "by path: ns/op", Unit: "ns/op", Rounds: []float64{110.5}, Median: 110.5},
+			{Name: "by path: B/op", Unit: "B/op", Rounds: []float64{0}, Median: 0},
+			{Name: "by path: allocs/op", Unit: "allocs/op", Bar: "0", Rounds: []float64{0}, Median: 0},
 		}},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
