@@ -288,9 +288,11 @@ func (x *Exchange) exchange(conn *upstreamConn, stop func() bool, body *attemptB
 		case res.StatusCode < 100:
 			return x.failed(fmt.Errorf("read the answer: the status %d is none", res.StatusCode))
 		case res.StatusCode == http.StatusSwitchingProtocols:
-			if x.upgrade == "" || !strings.EqualFold(upgradeOf(res.Header), x.upgrade) {
+			protocol := upgradeOf(res.Header)
+			if protocol == "" || !named([]string{x.upgrade}, protocol) {
 				return x.failed(fmt.Errorf("the container switched to %q, the client had asked for %q", res.Header.Get("Upgrade"), x.upgrade))
 			}
+			x.upgrade = protocol // one of those that the client has offered
 			x.begins(res)
 			x.takeOver(res, conn, in)
 			return Answered

@@ -94,6 +94,37 @@ func TestUpgradesPassBothWays(t *testing.T) {
 	}
 }
 
+// A client that offers several protocols gets the one that the function chooses (RFC
+// 9110, section 7.8), and none that it has not offered.
+func TestAnUpgradeToOneOfSeveral(t *testing.T) {
+	for chosen, want := range map[string]string{"other": "101 other", "Echo/2": "101 Echo/2", "echo": "502 ", "other, echo/2": "502 "} {
+		container := newBackend(t, func(_ *backend, w http.ResponseWriter, _ *http.Request) {
+			conn, _, err := http.NewResponseController(w).Hijack()
+			if err != nil {
+				panic(err)
+			}
+			defer conn.Close()
+			fmt.Fprintf(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: %s\r\n\r\n", chosen)
+		})
+		server := httptest.NewServer(WholeRequests(newGateway(t, warmRoute(container.address(), "127.0.0.1:1"))))
+		conn, err := net.Dial("tcp", server.Listener.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		fmt.Fprint(conn, "GET /fn/hello HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: echo/2, other\r\n\r\n")
+		res, err := http.ReadResponse(bufio.NewReader(conn), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := fmt.Sprint(res.StatusCode, " ", res.Header.Get("Upgrade")); got != want {
+			t.Errorf("chosen %q: %q, want %q", chosen, got, want)
+		}
+		res.Body.Close()
+		conn.Close()
+		server.Close()
+	}
+}
+
 // An upgrade asked for in HTTP/1.0 is none (RFC 9110, section 7.8): a proxy that speaks
 // it does not know that the connection is no longer HTTP.
 func TestHTTP10DoesNotUpgrade(t *testing.T) {
