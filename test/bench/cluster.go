@@ -40,6 +40,13 @@ func (e *environment) sample(name string, latencies []time.Duration) {
 	}
 }
 
+// sampleSome keeps as many latencies for a plot as one needs, a thousand.
+func (e *environment) sampleSome(name string, latencies []time.Duration) {
+	for at := 0; at < len(latencies); at += len(latencies)/1000 + 1 {
+		e.sample(name, latencies[at:at+1])
+	}
+}
+
 // kubectl runs kubectl with a manifest on standard input, if there is one.
 func kubectl(ctx context.Context, stdin string, args ...string) (string, error) {
 	cmd := exec.CommandContext(ctx, "kubectl", args...)

@@ -90,6 +90,43 @@ func attack(ctx context.Context, url string, rate int, lasts time.Duration, keep
 	return results
 }
 
+// sinceDue returns the latencies of an attack's good answers, each from when the
+// request was due: what the attacker itself is late by is time that the request's
+// sender has waited. The vegeta library counts from when it was sent.
+func sinceDue(answers []*vegeta.Result, rate int) (latencies []time.Duration, failed int) {
+	if len(answers) == 0 {
+		return nil, 0
+	}
+	due := func(r *vegeta.Result) time.Duration {
+		return time.Duration(r.Seq) * time.Second / time.Duration(max(rate, 1))
+	}
+	// None is sent before it is due, and the earliest of all nearly then.
+	begun := answers[0].Timestamp.Add(-due(answers[0]))
+	for _, r := range answers {
+		if t := r.Timestamp.Add(-due(r)); t.Before(begun) {
+			begun = t
+		}
+	}
+	for _, r := range answers {
+		if r.Code != http.StatusOK {
+			failed++
+			continue
+		}
+		latencies = append(latencies, r.Timestamp.Add(r.Latency).Sub(begun.Add(due(r))))
+	}
+	return latencies, failed
+}
+
+// sentRate is how many requests of an attack were sent in a second.
+func sentRate(answers []*vegeta.Result) float64 {
+	if len(answers) < 2 {
+		return 0
+	}
+	byTime := func(a, b *vegeta.Result) int { return a.Timestamp.Compare(b.Timestamp) }
+	took := slices.MaxFunc(answers, byTime).Timestamp.Sub(slices.MinFunc(answers, byTime).Timestamp)
+	return float64(len(answers)-1) / took.Seconds()
+}
+
 func milliseconds(d time.Duration) float64 { return float64(d.Nanoseconds()) / 1e6 }
 
 // percentile returns the latency that p (0 to 1) of the requests do not

@@ -4,8 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/http"
 	"time"
+
+	vegeta "github.com/tsenart/vegeta/v12/lib"
 )
 
 // turns is in how many slices everything that is compared is measured, one of each
@@ -42,9 +43,7 @@ func warmLatency(ctx context.Context, env *environment) ([]value, error) {
 		return nil, err
 	}
 	for i, name := range map[int]string{1: "warm, the function's address", 2: "warm, gateway"} {
-		for at := 0; at < len(all[i]); at += len(all[i])/1000 + 1 { // a thousand are enough for a plot
-			env.sample(name, all[i][at:at+1])
-		}
+		env.sampleSome(name, all[i])
 	}
 	baseline, direct, gateway := medianMicroseconds(all[0]), medianMicroseconds(all[1]), medianMicroseconds(all[2])
 	return []value{
@@ -111,21 +110,22 @@ func openLoop(ctx context.Context, env *environment) ([]value, error) {
 	}
 	most := perSecond(env, closed)
 	const share = 0.7
-	results := attack(ctx, env.at("hello"), int(most*share), 2*env.load, true)
-	var latencies []time.Duration
-	failed := 0
-	for result := range results {
-		if result.Code != http.StatusOK {
-			failed++
-			continue
-		}
-		latencies = append(latencies, result.Latency)
+	rate := int(most * share)
+	var answers []*vegeta.Result
+	for answer := range attack(ctx, env.at("hello"), rate, 2*env.load, true) {
+		answers = append(answers, answer)
 	}
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	latencies, failed := sinceDue(answers, rate)
+	env.sampleSome("open loop, gateway", latencies)
 	return []value{
-		{"rate", "req/s", most * share},
+		{"rate", "req/s", float64(rate)},
+		{"rate of those sent", "req/s", sentRate(answers)},
 		{"p50", "ms", percentile(latencies, .5)},
 		{"p90", "ms", percentile(latencies, .9)},
 		{"p99", "ms", percentile(latencies, .99)},
 		{"errors", "count", float64(failed)},
-	}, ctx.Err()
+	}, nil
 }
