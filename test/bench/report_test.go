@@ -39,6 +39,32 @@ func TestPercentile(t *testing.T) {
 	}
 }
 
+// Bars are those of ARCHITECTURE.md.
+func TestBarsStandInArchitecture(t *testing.T) {
+	data, err := os.ReadFile("../../ARCHITECTURE.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, numbers, _ := strings.Cut(string(data), "\n| what | bar |\n")
+	table, _, _ := strings.Cut(numbers, "\n\n")
+	bars := map[string]bool{}
+	for _, c := range cases {
+		for _, bar := range c.Bars {
+			bars[bar] = true
+		}
+	}
+	for _, b := range goBenchmarks {
+		for _, bar := range b.bars {
+			bars[bar] = true
+		}
+	}
+	for bar := range bars {
+		if !strings.Contains(table, bar+" ") && !strings.Contains(table, bar+",") && !strings.Contains(table, bar+";") {
+			t.Errorf("a bar of %q is in no row of the table under Numbers", bar)
+		}
+	}
+}
+
 // TestAWalkComesEverywhere checks that the walk that describes a machine is one
 // circle.
 func TestAWalkComesEverywhere(t *testing.T) {
