@@ -8,7 +8,7 @@ const Module = require('node:module')
 const path = require('node:path')
 const v8 = require('node:v8')
 
-const { enableCompileCache, flushCompileCache } = Module
+const { enableCompileCache, flushCompileCache, getSourceMapsSupport } = Module
 const { parse, stringify } = JSON
 const { defineProperty, getOwnPropertySymbols, keys } = Object
 const { apply } = Reflect
@@ -43,7 +43,10 @@ const SLICE_MS = 5
 const ES_MODULE = /^\s*(?:import|export)(?:\s+\w|\s*[{*'"])/m
 
 /** What a function changes that has code transformed before it is compiled. */
-const loading = { compile: Module.prototype._compile, wrap: Module.wrap, js: Module._extensions['.js'], ts: Module._extensions['.ts'] }
+const loading = {
+  compile: Module.prototype._compile, wrap: Module.wrap, begin: Module.wrapper[0], end: Module.wrapper[1],
+  js: Module._extensions['.js'], ts: Module._extensions['.ts'],
+}
 
 /** The folder; '' while there is none. */
 let folder = ''
@@ -113,13 +116,14 @@ function write(entry, written) {
 function renewAll(bundle, done) {
   let files = []
   try {
-    if (!transforms()) files = keys(Module._cache)
+    files = keys(Module._cache)
   } catch {
     // the function has been at what it can reach
   }
   let at = 0
   const slice = () => {
     const began = now()
+    if (!isPlain()) at = files.length // the function may have seen to that since the last slice
     while (at < files.length && now() - began < SLICE_MS) {
       try {
         if (apply(startsWith, files[at], [bundle])) renew(files[at], Module._cache[files[at]])
@@ -134,10 +138,20 @@ function renewAll(bundle, done) {
   slice()
 }
 
-/** Whether a file may not be what was compiled of it. */
-function transforms() {
-  return Module.prototype._compile !== loading.compile || Module.wrap !== loading.wrap ||
-    Module._extensions['.js'] !== loading.js || Module._extensions['.ts'] !== loading.ts
+/**
+ * Whether to compile a file makes what it made when it was loaded, and nothing
+ * else. Where source maps are on Node.js would keep the map for the module that is
+ * made here, and forget it with that.
+ */
+function isPlain() {
+  try {
+    return Module.prototype._compile === loading.compile && Module.wrap === loading.wrap &&
+      Module.wrapper[0] === loading.begin && Module.wrapper[1] === loading.end &&
+      Module._extensions['.js'] === loading.js && Module._extensions['.ts'] === loading.ts &&
+      !getSourceMapsSupport().enabled && !process.env.NODE_V8_COVERAGE
+  } catch {
+    return false // the function has been at what it can reach
+  }
 }
 
 /**

@@ -181,8 +181,8 @@ func (c *Conn) CompileCache() string {
 
 // Compile makes the worker write what V8 has compiled so far into the folder of
 // the activation's CompileCache, where something writable must be mounted by then, and waits
-// until it says that it has. The worker does nothing else meanwhile. One call at
-// a time, at any time but while a function loads.
+// until it says that it has. Requests are answered meanwhile, later than else. One
+// call at a time, at any time but while a function loads.
 func (c *Conn) Compile(ctx context.Context) error {
 	done := make(chan struct{})
 	c.mu.Lock()

@@ -159,6 +159,56 @@ test('code that is transformed before it is compiled is left as it is, without a
   }
 })
 
+test('a function that has changed what code is wrapped in does not run it again', async (t) => {
+  const count = `Module.wrapper[0] = 'globalThis.runs = (globalThis.runs ?? 0) + 1; ' + Module.wrapper[0]`
+  const ways = {
+    'before it loads': `${count}; require('./a')`,
+    // Here the cache takes so long to look at that there is one module in a slice.
+    'between two slices': `require('./a'); require('./b'); globalThis.runs = 1
+      let begun = false
+      Module._cache = new Proxy(Module._cache, { get(cache, name) {
+        if (!begun) setImmediate(() => { ${count} })
+        begun = true
+        for (const end = performance.now() + 10; performance.now() < end;);
+        return cache[name]
+      } })`,
+  }
+  for (const [when, way] of Object.entries(ways)) {
+    const container = await Container.start(t)
+    const files = { 'index.js': `const Module = require('node:module'); ${way}\n module.exports = (req, res) => res.json(globalThis.runs)`, 'a.js': '', 'b.js': '' }
+    await activate(container, bundle(t, files), { compileCache: await folderFor(t, container) })
+    await compile(container)
+    assert.equal((await container.request({ path: '/' })).json, 1, when)
+    await container.stop()
+  }
+})
+
+test('a function keeps its source maps', async (t) => {
+  const map = JSON.stringify({ version: 3, sources: ['made-of.ts'], names: [], mappings: 'AAAA' })
+  const files = bundle(t, {
+    'made.js': `exports.fail = () => new Error('x')\n//# sourceMappingURL=data:application/json;base64,${Buffer.from(map).toString('base64')}`,
+    'index.js': `if (process.env.NODE_V8_COVERAGE === undefined) process.setSourceMapsEnabled(true)
+      const { fail } = require('./made.js')
+      require('node:v8').setFlagsFromString('--expose-gc')
+      const gc = require('node:vm').runInNewContext('gc')
+      module.exports = async (req, res) => {
+        for (let i = 0; i < 3; i++) await new Promise((resolve) => setImmediate(resolve, gc()))
+        res.json({ stack: fail().stack, sources: require('node:module').findSourceMap(require.resolve('./made.js'))?.payload.sources })
+      }`,
+  })
+  for (const env of [{}, { NODE_V8_COVERAGE: '/nowhere' }]) {
+    const container = await Container.start(t)
+    await activate(container, files, { compileCache: await folderFor(t, container), env })
+    for (const when of ['before', 'after']) {
+      const { stack, sources } = (await container.request({ path: '/' })).json
+      assert.match(sources?.[0] ?? '', /made-of\.ts$/, when)
+      if (env.NODE_V8_COVERAGE === undefined) assert.match(stack, /made-of\.ts:1:/, when)
+      await compile(container)
+    }
+    await container.stop()
+  }
+})
+
 test('a require that was recalled finds what Node would have found', async (t) => {
   const files = bundle(t, {
     'index.js': 'exports.all = (req, res) => res.json([require("./a"), require("./lib"), require("pkg"), require("pkg/sub"), require("#own"), require("./data")])',
