@@ -10,8 +10,8 @@ const v8 = require('node:v8')
 
 const { enableCompileCache, flushCompileCache, getSourceMapsSupport } = Module
 const { parse, stringify } = JSON
-const { defineProperty, getOwnPropertySymbols, keys } = Object
-const { apply } = Reflect
+const { defineProperty, getOwnPropertyDescriptor, getOwnPropertySymbols, keys } = Object
+const { apply, deleteProperty } = Reflect
 const { startsWith } = String.prototype
 const { exec } = RegExp.prototype
 const { readFileSync, statSync, writeFileSync } = fs
@@ -39,8 +39,11 @@ const found = Module._pathCache
 /** How long the function's requests wait at most for another slice of recompiling. */
 const SLICE_MS = 5
 
-/** What `import` and `export` declarations begin with. */
-const ES_MODULE = /^\s*(?:import|export)(?:\s+\w|\s*[{*'"])/m
+/**
+ * What `import` and `export` declarations mostly begin with. Of spaces no more than
+ * one line's are looked at, or a file with many blank lines would take for ever.
+ */
+const ES_MODULE = /^[ \t]*(?:import|export)(?:[ \t]+[\w$]|[ \t]*[{*'"])/m
 
 /** What a function changes that has code transformed before it is compiled. */
 const loading = {
@@ -164,8 +167,16 @@ function renew(file, module) {
   if (format === undefined) return
   const text = readFileSync(file, 'utf8')
   if (format === 'commonjs' && apply(exec, ES_MODULE, [text]) !== null) return // a hook has made CommonJS of it
-  compile(file, '', format)
-  compile(file, text, format)
+  const emit = getOwnPropertyDescriptor(process, 'emit')
+  // Of a text that a hook has made CommonJS of all the same Node.js warns at once.
+  defineProperty(process, 'emit', { value() {}, configurable: true })
+  try {
+    compile(file, '', format)
+    compile(file, text, format)
+  } finally {
+    if (emit === undefined) deleteProperty(process, 'emit')
+    else defineProperty(process, 'emit', emit)
+  }
 }
 
 /**

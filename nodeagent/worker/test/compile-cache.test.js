@@ -159,6 +159,34 @@ test('code that is transformed before it is compiled is left as it is, without a
   }
 })
 
+test('a hook’s source that Node.js would warn of is none to warn of', async (t) => {
+  const sources = [
+    'import $ from "x"', '"use strict";import a from "x"', '/* x */ import a from "x"', 'import\na from "x"',
+    'let a;export{a}', 'await 1', 'console.log(import.meta.url)', 'module.exports = () => <b/>',
+  ]
+  const files = {
+    'index.js': `const Module = require('node:module')
+      Module.registerHooks({ load(url, context, next) {
+        return url.includes('/hooked') ? { format: 'commonjs', source: 'module.exports = 1', shortCircuit: true } : next(url, context) } })
+      for (let i = 0; i < ${sources.length}; i++) require('./hooked' + i)
+      const warned = []
+      process.on('warning', (warning) => warned.push(warning.message))
+      if (process.env.OWN) process.emit = function emit() { return process.constructor.prototype.emit.apply(this, arguments) }
+      const emit = Object.getOwnPropertyDescriptor(process, 'emit')
+      module.exports = (req, res) => res.json([warned, require('node:util').isDeepStrictEqual(emit, Object.getOwnPropertyDescriptor(process, 'emit'))])`,
+  }
+  for (const [i, source] of sources.entries()) files[`hooked${i}.js`] = source
+  const entry = bundle(t, files)
+  for (const env of [{}, { OWN: '1' }]) {
+    const container = await Container.start(t)
+    await activate(container, entry, { compileCache: await folderFor(t, container), env })
+    await compile(container)
+    assert.deepEqual((await container.request({ path: '/' })).json, [[], true])
+    assert.equal(container.log, '')
+    await container.stop()
+  }
+})
+
 test('a function that has changed what code is wrapped in does not run it again', async (t) => {
   const count = `Module.wrapper[0] = 'globalThis.runs = (globalThis.runs ?? 0) + 1; ' + Module.wrapper[0]`
   const ways = {
@@ -207,6 +235,13 @@ test('a function keeps its source maps', async (t) => {
     }
     await container.stop()
   }
+})
+
+test('a file of many blank lines takes no time', async (t) => {
+  const container = await Container.start(t)
+  await activate(container, bundle(t, { 'index.js': `module.exports = (req, res) => res.end('ok')${'\n'.repeat(1e6)}//` }), { compileCache: await folderFor(t, container) })
+  await compile(container)
+  assert.equal((await container.request({ path: '/' })).text, 'ok')
 })
 
 test('a require that was recalled finds what Node would have found', async (t) => {
