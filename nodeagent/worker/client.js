@@ -10,7 +10,7 @@
 const net = require('node:net')
 
 const { isIPv4, isIPv6 } = net
-const { apply } = Reflect
+const { apply, set } = Reflect
 const { lastIndexOf, slice } = String.prototype
 
 /**
@@ -25,8 +25,9 @@ const { lastIndexOf, slice } = String.prototype
 function showClient(socket, connection, client) {
   if (client === connection.client) return
   connection.client = client
-  // Where Node.js keeps what it has asked the kernel once.
-  socket._peername = client === undefined ? undefined : peerOf(client, socket.localFamily === 'IPv6')
+  // Where Node.js keeps what it has asked the kernel once. A function that has put
+  // something there for good sees that.
+  set(socket, '_peername', client === undefined ? undefined : peerOf(client, socket.localFamily === 'IPv6'))
 }
 
 /**

@@ -148,6 +148,20 @@ test('what watches the servers sees the client, too', async (t) => {
   }
 })
 
+test('a function that has fixed whom its socket shows is served on', async (t) => {
+  const fixed = `const value = { address: '192.0.2.9', family: 'IPv4', port: 9 }`
+  const handler = `(req, res) => { Object.defineProperty(req.socket, '_peername', { value }); res.end(JSON.stringify([req.socket.remoteAddress])) }`
+  for (const [files, command] of [
+    [{ 'index.js': `${fixed}\n module.exports = ${handler}` }], [{ 'server.js': `${fixed}\n require('node:http').createServer(${handler}).listen(0)` }, ['node', 'server.js']],
+  ]) {
+    const container = await serving(t, files, { command })
+    const agent = connection(container)
+    for (const headers of [{ 'Sanfran-Lease': LEASE }, agents('192.0.2.1:1'), { 'Sanfran-Lease': LEASE }]) {
+      assert.deepEqual(await Promise.race([agent.see(headers), container.exited]), ['192.0.2.9'])
+    }
+  }
+})
+
 test('nothing of it shows in a request or in a socket', async (t) => {
   const look = `(req, res) => { const names = (o) => Reflect.ownKeys(o).map(String).toSorted(); void req.socket.remoteAddress
     res.end('[' + JSON.stringify([req.rawHeaders, names(req.socket), Object.getOwnPropertyDescriptor(req.socket, '_peername').enumerable, Object.keys(req.socket._peername)]) + ']') }`
