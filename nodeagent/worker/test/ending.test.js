@@ -131,7 +131,7 @@ test('a server hears of SIGTERM while it finishes what runs, and ends by itself'
     'server.js': `const server = require('http').createServer((req, res) => { if (req.url === '/wait') setTimeout(() => res.end('waited'), 300); else res.end('ok') })
       process.on('SIGTERM', () => { console.log('closing'); server.close(() => console.log('closed')) })
       process.on('exit', (code) => console.log('exit', code))
-      server.listen(8080)`,
+      server.listen(0)`,
   }, { command: ['node', 'server.js'] })
   assert.equal((await container.request({})).text, 'ok')
   const answers = [container.request({ path: '/wait' }), container.direct({ path: '/wait' })]
@@ -146,7 +146,7 @@ test('a server hears of SIGTERM while it finishes what runs, and ends by itself'
 
 test('a server that does not listen for SIGTERM is not disturbed early', async (t) => {
   const container = await serving(t, {
-    'server.js': `require('http').createServer((req, res) => setTimeout(() => res.end('waited'), 300)).listen(8080)`,
+    'server.js': `require('http').createServer((req, res) => setTimeout(() => res.end('waited'), 300)).listen(0)`,
   }, { command: ['node', 'server.js'] })
   const answer = container.request({})
   await container.receive('activity', { where: (m) => m.inFlight === 1 })
