@@ -16,6 +16,7 @@ const { startsWith } = String.prototype
 const { exec } = RegExp.prototype
 const { readFileSync, statSync, writeFileSync } = fs
 const { setImmediate } = globalThis
+const { getBuiltinModule } = process
 const now = performance.now.bind(performance)
 
 /**
@@ -38,6 +39,9 @@ const found = Module._pathCache
 
 /** How long the function's requests wait at most for another slice of recompiling. */
 const SLICE_MS = 5
+
+/** How long it may take in all: what Node.js took first is good, too, and the agent waits. */
+const RENEW_MS = 3_000
 
 /**
  * What `import` and `export` declarations mostly begin with. Of spaces no more than
@@ -124,9 +128,11 @@ function renewAll(bundle, done) {
     // the function has been at what it can reach
   }
   let at = 0
+  const end = now() + RENEW_MS
   const slice = () => {
     const began = now()
-    if (!isPlain()) at = files.length // the function may have seen to that since the last slice
+    // The function may have seen to that since the last slice.
+    if (began > end || !isPlain()) at = files.length
     while (at < files.length && now() - began < SLICE_MS) {
       try {
         if (apply(startsWith, files[at], [bundle])) renew(files[at], Module._cache[files[at]])
@@ -151,7 +157,8 @@ function isPlain() {
     return Module.prototype._compile === loading.compile && Module.wrap === loading.wrap &&
       Module.wrapper[0] === loading.begin && Module.wrapper[1] === loading.end &&
       Module._extensions['.js'] === loading.js && Module._extensions['.ts'] === loading.ts &&
-      !getSourceMapsSupport().enabled && !process.env.NODE_V8_COVERAGE
+      !getSourceMapsSupport().enabled && !process.env.NODE_V8_COVERAGE &&
+      apply(getBuiltinModule, process, ['node:inspector']).url() === undefined // a debugger would see it
   } catch {
     return false // the function has been at what it can reach
   }
