@@ -6,7 +6,11 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 unset KUBECONFIG
 export CLUSTER=sanfran-long
-own() { go -C deploy/local run . "$@" --name "$CLUSTER"; }
+own() { # a command of the local cluster, and its arguments
+  local command=$1
+  shift
+  go -C deploy/local run . "$command" --name "$CLUSTER" "$@"
+}
 state() {
   cut -d ' ' -f 5 /proc/self/mountinfo | grep -- "$CLUSTER" || true
   ip -o link | awk -F ': ' '{ print $2 }' | cut -d @ -f 1 | sort
