@@ -46,14 +46,14 @@ function answerError(req, res, status, code, message) {
 /**
  * Answers for a function that threw or rejected. An error with a status of its
  * own (4xx or 5xx, as http-errors makes them) is answered with that status; all
- * others are 500 and tell the client nothing. From 500 on it is logged. A
- * response that has begun cannot be mended: its connection is cut, so that the
+ * others are 500 and tell the client nothing. It is logged, unless it is one of 4xx
+ * that says that it is made for the client (`expose`). A response that has begun cannot be mended: its connection is cut, so that the
  * client sees that it is not whole.
  */
 function answerFailure(req, res, error) {
   const own = error?.status ?? error?.statusCode
   const status = Number.isInteger(own) && own >= 400 && own <= 599 ? own : 500
-  if (status >= 500) logError(error)
+  if (status >= 500 || error.expose !== true) logError(error)
   if (res.writableEnded) return
   if (res.headersSent) {
     res.destroy()
@@ -62,10 +62,11 @@ function answerFailure(req, res, error) {
   if (status >= 500) {
     answerError(req, res, status, 'FunctionError', 'the function failed; its log has the error')
   } else {
-    answerError(req, res, status, codeOf(status), error.expose === false ? http.STATUS_CODES[status] : String(error.message))
+    answerError(req, res, status, codeOf(status), error.expose === false || typeof error.message !== 'string' ? reasonOf(status) : error.message)
   }
 }
 
-const codeOf = (status) => (http.STATUS_CODES[status] ?? `Status ${status}`).replace(/[^A-Za-z0-9]/g, '')
+const reasonOf = (status) => http.STATUS_CODES[status] ?? `Status ${status}`
+const codeOf = (status) => reasonOf(status).replace(/[^A-Za-z0-9]/g, '')
 
 module.exports = { answerError, answerFailure, logError, refuse, writeLog }

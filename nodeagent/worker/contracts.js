@@ -60,8 +60,8 @@ function objectHandler(object, file) {
 /** Contract 1: one function with Express's request and response. */
 function expressHandler(fn) {
   // An application reads its bodies itself, and its own last word is "Cannot
-  // GET /".
-  const handler = isExpress(fn) ? (req, res) => invoke(fn, req, res, undefined)
+  // GET /". A router has no last word of its own.
+  const handler = isApplication(fn) ? (req, res) => invoke(fn, req, res, undefined)
     : (req, res) => FunctionRequest.whenBody(req, () => invoke(fn, req, res, req.next))
   handler.upgradeOf = () => upgradeOf(fn, fn)
   return handler
@@ -138,6 +138,7 @@ const isClass = (fn) => /^class\b/.test(Function.prototype.toString.call(fn))
 
 /** Whether a function is an Express application or router. */
 const isExpress = (fn) => typeof fn.handle === 'function' && typeof fn.use === 'function'
+const isApplication = (fn) => isExpress(fn) && typeof fn.listen === 'function'
 
 function describe(value) {
   if (typeof value === 'function') return 'a class'

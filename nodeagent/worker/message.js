@@ -26,6 +26,7 @@ class Collected {
   tooLarge = false
   value = undefined
   parsed = false
+  failure = undefined
 
   constructor(parser, call) {
     this.parser = parser
@@ -150,10 +151,15 @@ class FunctionRequest extends http.IncomingMessage {
     const collected = this.#body
     if (collected === null) return undefined
     if (collected.parsed) return collected.value
+    if (collected.failure !== undefined) throw collected.failure
     if (this.readableDidRead || this.readableEnded) return undefined // the function reads the stream
     if (collected.tooLarge) throw body.tooLarge(Number(this.headers['content-length']) || undefined)
+    try {
+      collected.value = body.parse(collected.parser, this.headers, buffered(this))
+    } catch (error) {
+      throw collected.failure = error // as often as the body is asked for
+    }
     collected.parsed = true
-    collected.value = body.parse(collected.parser, this.headers, buffered(this))
     return collected.value
   }
 
@@ -195,7 +201,8 @@ class FunctionRequest extends http.IncomingMessage {
 
   get next() {
     return (this.#next ??= (error) => {
-      if (error) answerFailure(this, this.res, error)
+      // 'route' and 'router' leave what Express would go on with outside of it, too.
+      if (error && error !== 'route' && error !== 'router') answerFailure(this, this.res, error)
       else answerError(this, this.res, 404, 'NotFound', `the function passed on ${this.method} ${this.originalUrl}`)
     })
   }

@@ -14,6 +14,18 @@ const { serving, LEASE, NODE_ADDRESS } = require('./container.js')
 const LIMIT = 1 << 20
 const SHOW = `exports.show = (req, res) => res.json({ body: req.body, type: Buffer.isBuffer(req.body) ? 'buffer' : typeof req.body, same: req.body === req.body })`
 
+test('a body that cannot be parsed is an error as often as it is asked for', async (t) => {
+  const container = await serving(t, {
+    'index.js': `module.exports = (req, res) => {
+      const errors = []
+      for (let i = 0; i < 3; i++) try { errors.push(typeof req.body) } catch (error) { errors.push(error.status + ' ' + error.type) }
+      res.json(errors)
+    }`,
+  })
+  const { json } = await container.request({ path: '/', method: 'POST', headers: { 'Content-Type': 'application/json' }, body: '{' })
+  assert.deepEqual(json, Array(3).fill('400 entity.parse.failed'))
+})
+
 test('a body is parsed by its content type', async (t) => {
   const container = await serving(t, { 'index.js': SHOW })
   const show = async (type, body, headers = {}) => {

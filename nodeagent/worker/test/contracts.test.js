@@ -75,6 +75,24 @@ test('an exported Express application keeps its own settings, parsers and 404', 
   assert.equal((await container.request({ path: '/throw' })).status, 418)
 })
 
+test('an exported Express router is called as it is, and what it passes on is not found', async (t) => {
+  const router = `require(${JSON.stringify(require.resolve('express'))}).Router()
+    .get('/', (req, res) => res.send('root')).get('/route', (req, res, next) => next('route')).get('/router', (req, res, next) => next('router'))
+    .post('/body', require(${JSON.stringify(require.resolve('express'))}).json(), (req, res) => res.json(req.body)).get('/throw', () => { throw new Error('thrown') })`
+  for (const [code, base] of [[`module.exports = ${router}`, ''], [`exports.named = ${router}`, '/named']]) {
+    const container = await serving(t, { 'index.js': code })
+    assert.equal((await container.request({ path: `${base}/` })).text, 'root')
+    assert.deepEqual((await container.request({ path: `${base}/body`, method: 'POST', headers: { 'Content-Type': 'application/json' }, body: '{"a":1}' })).json, { a: 1 })
+    for (const path of ['/none', '/route', '/router']) {
+      const { status, json } = await container.request({ path: base + path })
+      assert.deepEqual([status, json.error.code], [404, 'NotFound'], path)
+    }
+    assert.equal(container.log, '')
+    assert.equal((await container.request({ path: `${base}/throw` })).status, 500)
+    await container.logged(/thrown\n/)
+  }
+})
+
 test('fetch: host and path of the URL are those of the request, whatever is in them', async (t) => {
   const container = await serving(t, { 'index.mjs': 'export default { fetch: (request) => new Response(request.url) }' })
   const url = async (target, host) => {

@@ -22,7 +22,9 @@ test('a function that throws or rejects answers 500, is logged, and lives', asyn
   const container = await serving(t, {
     'index.js': `exports.sync = () => { throw new Error('thrown at once') }
       exports.async = async () => { await 1; throw new Error('thrown later', { cause: new Error('the cause') }) }
-      exports.status = async () => { throw Object.assign(new Error('no tea'), { status: 418 }) }
+      exports.status = async () => { throw Object.assign(new Error('no tea'), { status: 418, expose: true }) }
+      exports.library = async () => { throw Object.assign(new Error('the upstream wants a key'), { status: 401 }) }
+      exports.bare = (req) => { throw { status: +req.query.status, message: req.query.message && [] } }
       exports.nothing = async () => { throw undefined }
       exports.late = async (req, res) => { res.write('begun'); await new Promise((r) => setTimeout(r, 20)); throw new Error('thrown midway') }
       exports.after = async (req, res) => { res.send('answered'); throw new Error('thrown afterwards') }
@@ -36,11 +38,15 @@ test('a function that throws or rejects answers 500, is logged, and lives', asyn
   }
   const status = await container.request({ path: '/status' })
   assert.deepEqual([status.status, status.json], [418, { error: { code: 'ImaTeapot', message: 'no tea' } }])
+  assert.equal((await container.request({ path: '/library' })).status, 401)
+  for (const [path, message] of [['/bare?status=400', 'Bad Request'], ['/bare?status=403&message=1', 'Forbidden'], ['/bare?status=499', 'Status 499']]) {
+    assert.equal((await container.request({ path })).json.error.message, message)
+  }
   assert.equal((await container.request({ path: '/file' })).status, 404)
   await assert.rejects(container.request({ path: '/late' }), { code: 'ECONNRESET' })
   assert.equal((await container.request({ path: '/after' })).text, 'answered')
   assert.equal((await container.request({ path: '/ok' })).text, 'ok')
-  await container.logged(/thrown at once\n\s+at .*index\.js[^]*thrown later\n[^]*the cause[^]*undefined\n[^]*passed on[^]*thrown midway[^]*thrown afterwards/)
+  await container.logged(/thrown at once\n\s+at .*index\.js[^]*thrown later\n[^]*the cause[^]*undefined\n[^]*passed on[^]*the upstream wants a key\n\s+at [^]*thrown midway[^]*thrown afterwards/)
   assert.doesNotMatch(container.log, /no tea|worker\/(server|contracts)\.js/)
 })
 
