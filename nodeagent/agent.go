@@ -66,7 +66,10 @@ type Agent struct {
 	// asking holds a place for each stuck function that is asked where it is.
 	asking  chan struct{}
 	orphans *orphans
-	metrics *metrics
+	// clients bounds the connections to pods' addresses that lead to this agent,
+	// routers those to its data listener.
+	clients, routers *router.Connections
+	metrics          *metrics
 	// share is what functions can have of this node; set before the control
 	// plane is told.
 	share Capacity
@@ -102,10 +105,11 @@ func New(cfg Config, conn Conn) (*Agent, error) {
 	if err := cfg.validate(); err != nil {
 		return nil, err
 	}
+	clients, routers := router.NewConnections(cfg.ClientConnections), router.NewConnections(2*cfg.ClientConnections)
 	keep := &keeper{client: cfg.Supervisor, log: cfg.Log}
 	a := &Agent{
 		cfg: cfg, log: cfg.Log, conn: conn, share: cfg.Capacity, mountEmptyDirs: mountEmptyDirs,
-		routes: router.NewTable(), outbox: newOutbox(), snapshot: newSnapshot(cfg), quarantine: newQuarantine(cfg.PortRest, quarantineSize, keep), keep: keep, leaving: newLeaving(), orphans: newOrphans(cfg.Log), asking: make(chan struct{}, asksAtOnce), metrics: newMetrics(),
+		routes: router.NewTable(), outbox: newOutbox(), snapshot: newSnapshot(cfg), quarantine: newQuarantine(cfg.PortRest, quarantineSize, keep), keep: keep, leaving: newLeaving(), clients: clients, routers: routers, orphans: newOrphans(cfg.Log, clients), asking: make(chan struct{}, asksAtOnce), metrics: newMetrics(),
 	}
 	a.dialAddress, a.dialInside = new(net.Dialer).DialContext, network.DialLoopback
 	a.measureNode = func() (container.Usage, error) { return container.Usage{}, nil }
@@ -201,8 +205,8 @@ func (a *Agent) serve(ctx context.Context, edge *controlPlane, data, pod net.Lis
 		return err
 	}
 	servers := []*http.Server{
-		newServer(http.HandlerFunc(a.serveData), a.log),
-		speakHTTP2(newServer(a.addressHandler(), a.log)),
+		newServer(http.HandlerFunc(a.serveData), a.log, a.routers),
+		speakHTTP2(newServer(a.addressHandler(), a.log, a.clients)),
 		a.orphans.server,
 	}
 	a.takeOverOutlived()
@@ -216,7 +220,7 @@ func (a *Agent) serve(ctx context.Context, edge *controlPlane, data, pod net.Lis
 	}
 	failed := make(chan error, len(servers))
 	var serving, edges sync.WaitGroup
-	for i, listener := range []net.Listener{data, pod, a.orphans} {
+	for i, listener := range []net.Listener{a.routers.Listener(data), a.clients.Listener(pod), a.orphans} {
 		serving.Go(func() {
 			if err := servers[i].Serve(listener); !errors.Is(err, http.ErrServerClosed) {
 				failed <- fmt.Errorf("serve on %v: %w", listener.Addr(), err)
@@ -258,11 +262,14 @@ func (a *Agent) serve(ctx context.Context, edge *controlPlane, data, pod net.Lis
 	return err
 }
 
-func newServer(handler http.Handler, log *slog.Logger) *http.Server {
-	return &http.Server{
+// newServer returns a server of connections that bound has admitted.
+func newServer(handler http.Handler, log *slog.Logger, bound *router.Connections) *http.Server {
+	server := &http.Server{
 		Handler: router.WholeRequests(router.FewHeaders(handler)), ReadHeaderTimeout: headerTimeout, IdleTimeout: idleConnTimeout, MaxHeaderBytes: maxHeaderBytes,
 		ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug),
 	}
+	bound.Bound(server)
+	return server
 }
 
 // speakHTTP2 has a server of clients at pods' addresses speak HTTP/2, too, to those

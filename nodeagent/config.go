@@ -97,6 +97,11 @@ type Config struct {
 	// (default 512).
 	PidsLimit int64
 
+	// ClientConnections is how many connections to parked and remote pods' addresses
+	// may be open at a time (default: one for each 128 KiB of Reserve's memory). Of
+	// gateways and other agents there may be twice as many.
+	ClientConnections int
+
 	// BootTimeout bounds the start of a container until its worker is warm
 	// (default 30 s), LoadTimeout the loading of a function (default 10 s).
 	BootTimeout, LoadTimeout time.Duration
@@ -147,6 +152,10 @@ type Capacity struct {
 // leastPids is what Node.js with its threads and a child process or two need.
 const leastPids = 32
 
+// connectionBytes is what each connection of a client counts for: twice what one takes
+// that streams both ways, the most.
+const connectionBytes = 128 << 10
+
 func (c Config) withDefaults() Config {
 	setIfZero(&c.DataPort, 7070)
 	setIfZero(&c.PodPort, 7071)
@@ -165,6 +174,7 @@ func (c Config) withDefaults() Config {
 	setIfZero(&c.DefaultLimits.MemoryBytes, 512<<20)
 	setIfZero(&c.Reserve.MilliCPU, 200)
 	setIfZero(&c.Reserve.MemoryBytes, 192<<20)
+	setIfZero(&c.ClientConnections, int(c.Reserve.MemoryBytes/connectionBytes))
 	setIfZero(&c.PidsLimit, 512)
 	setIfZero(&c.BootTimeout, 30*time.Second)
 	setIfZero(&c.LoadTimeout, 10*time.Second)
@@ -223,6 +233,8 @@ func (c Config) validate() error {
 		return fmt.Errorf("agent: event loop limit %v: give at least 100ms, or a negative one for none", c.EventLoopLimit)
 	case c.Capacity.MilliCPU < 0 || c.Capacity.MemoryBytes < 0 || c.Reserve.MilliCPU < 0 || c.Reserve.MemoryBytes < 0:
 		return fmt.Errorf("agent: capacity %+v, reserve %dm and %d bytes: give no negative numbers", c.Capacity, c.Reserve.MilliCPU, c.Reserve.MemoryBytes)
+	case c.ClientConnections < 1:
+		return fmt.Errorf("agent: at most %d connections of clients: give at least 1, or reserve more than %d bytes", c.ClientConnections, c.Reserve.MemoryBytes)
 	case c.PidsLimit < leastPids:
 		return fmt.Errorf("agent: at most %d processes and threads in a container: Node.js itself needs %d", c.PidsLimit, leastPids)
 	case c.DataPort == c.PodPort:

@@ -297,7 +297,7 @@ func (a *Agent) takeOver(i *instance) {
 		if err := tcp.SetDeadline(time.Now().Add(time.Millisecond)); err != nil {
 			return
 		}
-		conn, err := tcp.Accept()
+		conn, err := tcp.AcceptTCP()
 		if err != nil {
 			return
 		}

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/http"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -100,7 +101,7 @@ func runVictim(dir string) (err error) {
 		if err != nil {
 			return err
 		}
-		go func() { _ = newServer(a.Handler(), cfg.Log).Serve(health) }()
+		go func() { _ = http.Serve(health, a.Handler()) }()
 	}
 	return a.Run(ctx)
 }

@@ -8,6 +8,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"sanfran.dev/router"
 )
 
 // metrics is everything the agent counts, in a registry of its own.
@@ -117,6 +119,11 @@ var (
 )
 
 var (
+	connectionsDesc       = prometheus.NewDesc("sanfran_agent_connections", "Open connections by listener: clients of pods' addresses that lead to the agent, or routers, gateways and other agents.", []string{"listener"}, nil)
+	connectionsClosedDesc = prometheus.NewDesc("sanfran_agent_connections_closed_total", "Connections that were closed because there were too many: idle ones, or refused, new ones while all others were busy.", []string{"listener", "reason"}, nil)
+)
+
+var (
 	cachesDesc     = prometheus.NewDesc("sanfran_agent_compile_caches", "Compile caches on this node.", nil, nil)
 	cacheBytesDesc = prometheus.NewDesc("sanfran_agent_compile_cache_bytes", "Size of the compile caches on this node.", nil, nil)
 	evictedDesc    = prometheus.NewDesc("sanfran_agent_compile_caches_evicted_total", "Compile caches dropped to make room for others.", nil, nil)
@@ -135,6 +142,8 @@ func (stateCollector) Describe(ch chan<- *prometheus.Desc) {
 	ch <- podsDesc
 	ch <- containersDesc
 	ch <- restingDesc
+	ch <- connectionsDesc
+	ch <- connectionsClosedDesc
 	ch <- failuresDesc
 	ch <- logBytesDesc
 	ch <- logLostDesc
@@ -158,6 +167,12 @@ func (c stateCollector) Collect(ch chan<- prometheus.Metric) {
 		ch <- prometheus.MustNewConstMetric(podsDesc, prometheus.GaugeValue, float64(n), state.String())
 	}
 	ch <- prometheus.MustNewConstMetric(restingDesc, prometheus.GaugeValue, float64(c.agent.quarantine.count()))
+	for listener, bound := range map[string]*router.Connections{"clients": c.agent.clients, "routers": c.agent.routers} {
+		open, closed := bound.Count()
+		ch <- prometheus.MustNewConstMetric(connectionsDesc, prometheus.GaugeValue, float64(open), listener)
+		ch <- prometheus.MustNewConstMetric(connectionsClosedDesc, prometheus.CounterValue, float64(closed.Idle), listener, "idle")
+		ch <- prometheus.MustNewConstMetric(connectionsClosedDesc, prometheus.CounterValue, float64(closed.Refused), listener, "refused")
+	}
 	if c.agent.Ready(context.Background()) != nil {
 		return // the pools may not be there yet, or not any more
 	}

@@ -7,12 +7,15 @@ import (
 	"net/http"
 	"sync"
 	"time"
+
+	"sanfran.dev/router"
 )
 
 // orphans serves single connections that were accepted on somebody else's
 // behalf. Its server is stopped like the others.
 type orphans struct {
 	server *http.Server
+	bound  *router.Connections
 	conns  chan net.Conn
 	closed chan struct{}
 	once   sync.Once
@@ -29,11 +32,11 @@ type handledConn struct {
 // NetConn is the connection itself, for who sets what a socket has.
 func (c *handledConn) NetConn() net.Conn { return c.Conn }
 
-func newOrphans(log *slog.Logger) *orphans {
-	o := &orphans{conns: make(chan net.Conn), closed: make(chan struct{})}
+func newOrphans(log *slog.Logger, bound *router.Connections) *orphans {
+	o := &orphans{bound: bound, conns: make(chan net.Conn), closed: make(chan struct{})}
 	o.server = speakHTTP2(newServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		r.Context().Value(handlerKey{}).(http.Handler).ServeHTTP(w, r)
-	}), log))
+	}), log, bound))
 	o.server.ConnContext = func(ctx context.Context, c net.Conn) context.Context {
 		return context.WithValue(ctx, handlerKey{}, c.(*handledConn).handler)
 	}
@@ -41,7 +44,11 @@ func newOrphans(log *slog.Logger) *orphans {
 }
 
 // add takes a connection over.
-func (o *orphans) add(c net.Conn, h http.Handler) {
+func (o *orphans) add(tcp *net.TCPConn, h http.Handler) {
+	c := o.bound.Admit(tcp)
+	if c == nil {
+		return
+	}
 	select {
 	case o.conns <- &handledConn{c, h}:
 	case <-o.closed:

@@ -13,7 +13,8 @@
 //     it (or the home agent of a parked pod), waits in line if none has room, and
 //     forwards.
 //
-// The node agent uses Table and Forwarder for the pod addresses it terminates.
+// [Connections] bounds those of clients. The node agent uses it, Table and Forwarder
+// for the pod addresses it terminates.
 // Nothing here calls the control plane or Kubernetes while a request waits
 // (invariant I3).
 package router

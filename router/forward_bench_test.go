@@ -110,7 +110,7 @@ func BenchmarkForward(b *testing.B) {
 			}
 			forwarder := NewForwarder(ForwarderConfig{})
 			b.Cleanup(forwarder.Close)
-			return benchServer(b, NewGateway(GatewayConfig{Table: table, Forwarder: forwarder}))
+			return benchGateway(b, NewGateway(GatewayConfig{Table: table, Forwarder: forwarder}))
 		}},
 		{"reverseproxy", func(b *testing.B, upstream string) string {
 			transport := &http.Transport{MaxIdleConnsPerHost: 256, DisableCompression: true}
@@ -152,4 +152,22 @@ func benchServer(b *testing.B, h http.Handler) string {
 	server := httptest.NewServer(WholeRequests(h))
 	b.Cleanup(server.Close)
 	return server.Listener.Addr().String()
+}
+
+// benchGateway is the gateway's own server.
+func benchGateway(b *testing.B, h http.Handler) string {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		b.Fatal(err)
+	}
+	server := NewServer(ServerConfig{Handler: h})
+	var serving sync.WaitGroup
+	serving.Go(func() {
+		if err := server.Serve(listener, nil); err != nil {
+			b.Error(err)
+		}
+	})
+	b.Cleanup(serving.Wait)
+	b.Cleanup(func() { _ = server.Shutdown(b.Context()) }) // whose end cuts off what is idle
+	return listener.Addr().String()
 }

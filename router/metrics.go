@@ -249,3 +249,25 @@ func (m *Metrics) serves(g *Gateway) {
 		}, func() float64 { return float64(g.cfg.AccessLog.Dropped()) }),
 	)
 }
+
+// connects tells of the connections of the gateway's clients.
+func (m *Metrics) connects(c *Connections) {
+	if m == nil {
+		return
+	}
+	closed := func(reason string, of func(ClosedConnections) uint64) prometheus.Collector {
+		return prometheus.NewCounterFunc(prometheus.CounterOpts{
+			Name:        "sanfran_gateway_connections_closed_total",
+			Help:        "Connections of clients that were closed because there were too many: idle ones, or refused, new ones while all others were busy.",
+			ConstLabels: prometheus.Labels{"reason": reason},
+		}, func() float64 { _, closed := c.Count(); return float64(of(closed)) })
+	}
+	m.registry.MustRegister(
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "sanfran_gateway_connections",
+			Help: "Open connections of clients.",
+		}, func() float64 { open, _ := c.Count(); return float64(open) }),
+		closed("idle", func(c ClosedConnections) uint64 { return c.Idle }),
+		closed("refused", func(c ClosedConnections) uint64 { return c.Refused }),
+	)
+}

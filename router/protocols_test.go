@@ -345,7 +345,7 @@ func TestGigabytesInConstantMemory(t *testing.T) {
 	}
 	defer conn.Close()
 	runtime.GC()
-	before := heap()
+	before := heapBytes()
 	go func() {
 		fmt.Fprintf(conn, "POST /fn/hello HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n", size)
 		block := make([]byte, 1<<20)
@@ -361,7 +361,7 @@ func TestGigabytesInConstantMemory(t *testing.T) {
 	if err != nil || res.ContentLength != size {
 		t.Fatal(res, err)
 	}
-	most := heap() - before
+	most := heapBytes() - before
 	n := int64(in.Buffered())
 	for buffer := make([]byte, 1<<20); n < size; {
 		m, err := conn.Read(buffer)
@@ -369,7 +369,7 @@ func TestGigabytesInConstantMemory(t *testing.T) {
 			t.Fatal(err)
 		}
 		if (n+int64(m))>>26 > n>>26 { // every 64 MiB
-			most = max(most, heap()-before)
+			most = max(most, heapBytes()-before)
 		}
 		n += int64(m)
 	}
@@ -383,8 +383,8 @@ func TestGigabytesInConstantMemory(t *testing.T) {
 	t.Logf("the heap grew by up to %d bytes", most)
 }
 
-// heap is the memory of objects, reachable or not yet swept, in bytes.
-func heap() int64 {
+// heapBytes is the memory of objects, reachable or not yet swept, in bytes.
+func heapBytes() int64 {
 	sample := []metrics.Sample{{Name: "/memory/classes/heap/objects:bytes"}}
 	metrics.Read(sample)
 	return int64(sample[0].Value.Uint64())

@@ -22,16 +22,22 @@ type ServerConfig struct {
 	// MaxHeaderBytes bounds the request line and headers; what is longer is answered
 	// with 431. Default 32 KiB: Node.js takes 16.
 	MaxHeaderBytes int
-	Log            *slog.Logger
+	// MaxConnections bounds the connections of clients; see [Connections]. Default
+	// [DefaultConnections].
+	MaxConnections int
+	// Metrics tells how many connections there are; nil: nobody does.
+	Metrics *Metrics
+	Log     *slog.Logger
 }
 
 // Server serves a gateway's clients: HTTP/1.1 and, by prior knowledge or over TLS,
 // HTTP/2. It bounds what a slow or greedy client can hold, and it drains: see
 // [Server.Drain]. It is safe for concurrent use.
 type Server struct {
-	handler  http.Handler
-	http     *http.Server
-	draining atomic.Bool
+	handler     http.Handler
+	http        *http.Server
+	connections *Connections
+	draining    atomic.Bool
 	// stop ends what goes on over hijacked connections.
 	stop context.CancelFunc
 
@@ -56,11 +62,15 @@ func NewServer(cfg ServerConfig) *Server {
 	if cfg.MaxHeaderBytes == 0 {
 		cfg.MaxHeaderBytes = 32 << 10
 	}
+	if cfg.MaxConnections == 0 {
+		cfg.MaxConnections = DefaultConnections
+	}
 	if cfg.Log == nil {
 		cfg.Log = slog.Default()
 	}
 	ctx, stop := context.WithCancel(context.Background())
-	s := &Server{handler: cfg.Handler, stop: stop}
+	s := &Server{handler: cfg.Handler, connections: NewConnections(cfg.MaxConnections), stop: stop}
+	cfg.Metrics.connects(s.connections)
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(true)
 	protocols.SetHTTP2(true)
@@ -76,12 +86,14 @@ func NewServer(cfg ServerConfig) *Server {
 		// Clients' nonsense is theirs.
 		ErrorLog: slog.NewLogLogger(cfg.Log.Handler(), slog.LevelDebug),
 	}
+	s.connections.Bound(s.http)
 	return s
 }
 
-// Serve serves a listener until [Server.Shutdown], with TLS if certificate is not
+// Serve serves a TCP listener until [Server.Shutdown], with TLS if certificate is not
 // nil. It returns nil after Shutdown.
 func (s *Server) Serve(listener net.Listener, certificate *Certificate) error {
+	listener = s.connections.Listener(listener)
 	var err error
 	if certificate == nil {
 		err = s.http.Serve(listener)

@@ -89,6 +89,7 @@ SanFran's CA ConfigMap, --control-plane-name <service>.<namespace>.svc.`,
 	flags.Int64Var(&c.PidsLimit, "pod-pids-limit", 512, "most processes and threads together of a function pod's container")
 	flags.Uint32Var(&c.Connections, "connections", network.DefaultConnections, "most connections of its own that a container may have at a time")
 	flags.Uint32Var(&c.NewConnections, "new-connections", network.DefaultNewConnections, "most that it may begin in a second in the long run")
+	flags.IntVar(&c.ClientConnections, "client-connections", 0, "most connections of clients to parked and remote pods' addresses at a time, and half of the most of gateways and other agents (0: one for each 128 KiB of --reserve-memory-bytes)")
 	flags.Int64Var(&c.Capacity.Pods, "max-pods", 10000, "how many function pods this node takes")
 	flags.StringVar(&c.Logs.Dir, "pod-log-dir", "", "folder of functions' logs, kept over restarts (default: logs in --work-dir)")
 	flags.Int64Var(&c.Logs.MaxFileBytes, "pod-log-max-file-bytes", 10<<20, "when the next file of a pod's log is begun, in bytes")

@@ -24,6 +24,7 @@ type gatewayFlags struct {
 	proxies       []string
 	accessLog     bool
 	series        int
+	connections   int
 }
 
 func (f *gatewayFlags) add(cmd *cobra.Command) {
@@ -34,6 +35,7 @@ func (f *gatewayFlags) add(cmd *cobra.Command) {
 	flags.StringVar(&f.tlsKeyFile, "tls-key-file", "", "its private key (PEM)")
 	flags.StringSliceVar(&f.proxies, "trusted-proxies", nil, "IP ranges of proxies in front whose X-Forwarded-* and Forwarded headers are believed; others' are dropped")
 	flags.BoolVar(&f.accessLog, "access-log", false, "write a line of JSON to standard output for each request")
+	flags.IntVar(&f.connections, "connections", router.DefaultConnections, "most connections of clients at a time; beyond it an idle one is closed, or the new one")
 	flags.IntVar(&f.series, "metrics-functions", router.DefaultFunctionSeries, "how many functions have metrics of their own; the others are \"other\" together")
 }
 

@@ -116,10 +116,14 @@ func (o *routerOptions) run(ctx context.Context) (err error) {
 		accessLog = router.NewAccessLog(os.Stdout, log)
 		telling = append(telling, process.Part{Name: "access log", Run: accessLog.Run})
 	}
+	if o.gateway.connections < 1 {
+		return fmt.Errorf("--connections: %d is none: give at least 1", o.gateway.connections)
+	}
+	metrics := router.NewMetrics(registry, o.gateway.series)
 	gateway := router.NewGateway(router.GatewayConfig{
 		Table: table, Forwarder: forwarder, DefaultNamespace: o.defaultNamespace, HostSuffix: o.hostSuffix,
 		Node: o.nodeName, QueueMemory: o.queueMemory, TrustedProxies: proxies,
-		Metrics: router.NewMetrics(registry, o.gateway.series), AccessLog: accessLog, Tracer: tracer, Log: log,
+		Metrics: metrics, AccessLog: accessLog, Tracer: tracer, Log: log,
 	})
 
 	if o.dataDir != "" {
@@ -155,7 +159,7 @@ func (o *routerOptions) run(ctx context.Context) (err error) {
 			{Name: "routes", Run: func(ctx context.Context) error { return untilDone(ctx, watcher.Run(ctx)) }},
 		}},
 		process.Group{Name: "gateway", StopWithin: gatewayLinger + gatewayGrace + time.Second, Parts: []process.Part{
-			serveGateway(router.NewServer(router.ServerConfig{Handler: gateway, Log: log}), listeners, gatewayLinger, gatewayGrace),
+			serveGateway(router.NewServer(router.ServerConfig{Handler: gateway, MaxConnections: o.gateway.connections, Metrics: metrics, Log: log}), listeners, gatewayLinger, gatewayGrace),
 		}},
 	)
 }
