@@ -77,6 +77,8 @@ type Agent struct {
 	room *room
 	// acquiring counts pods that wait for a container.
 	acquiring atomic.Int32
+	// away counts requests that wait for pods whose home agents cannot be reached.
+	away      atomic.Int64
 	evictions evictions
 	// mountEmptyDirs is another in tests without root.
 	mountEmptyDirs func(dir string, sizes map[string]int64) error

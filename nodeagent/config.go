@@ -112,6 +112,10 @@ type Config struct {
 	// (default 1000), QueueTimeout how long each does (default 30 s).
 	QueueLength  int
 	QueueTimeout time.Duration
+	// AwayWait is how long a request for the address of a pod of another agent waits
+	// for that agent, or for the pod to get another home (default 10 s). No more than
+	// QueueLength do, for all pods together.
+	AwayWait time.Duration
 	// DrainGrace is how long requests in flight may go on when a container is
 	// taken out of service by the agent's own decision (default 30 s).
 	DrainGrace time.Duration
@@ -181,6 +185,7 @@ func (c Config) withDefaults() Config {
 	setIfZero(&c.EventLoopLimit, 30*time.Second)
 	setIfZero(&c.QueueLength, 1000)
 	setIfZero(&c.QueueTimeout, 30*time.Second)
+	setIfZero(&c.AwayWait, 10*time.Second)
 	setIfZero(&c.DrainGrace, 30*time.Second)
 	setIfZero(&c.HandoverGrace, 20*time.Second)
 	setIfZero(&c.StopGrace, 20*time.Second)

@@ -32,7 +32,11 @@ func (a *Agent) serveData(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	// Who names the pod is a gateway, which names no client, or another agent.
-	a.servePod(w, r, p, r.Header.Get(router.HeaderClient), func(*router.Exchange) { refuse(w) })
+	d := a.begin(w, r, r.Header.Get(router.HeaderClient))
+	defer d.exchange.End()
+	if !a.servePod(d, p) {
+		refuse(w)
+	}
 }
 
 // refuse tells a router that this agent is not home to the pod.
@@ -62,14 +66,17 @@ func (a *Agent) serveAddress(w http.ResponseWriter, r *http.Request) {
 		if r.Header.Get("Upgrade") == "" {
 			w.Header().Set("Connection", "close")
 		}
-		a.servePod(w, r, p, r.RemoteAddr, func(exchange *router.Exchange) {
-			// It may have been handed over to another agent while the request waited.
-			if route := a.routes.Address(addr); route != nil && route.UID == p.spec.PodUID && route.HomeAddress != a.cfg.dataAddress() {
-				a.serveRemote(w, r, exchange, route)
-				return
-			}
-			a.unavailable(w, r, errWithdrawn)
-		})
+		d := a.begin(w, r, r.RemoteAddr)
+		defer d.exchange.End()
+		if a.servePod(d, p) {
+			return
+		}
+		// It may have been handed over to another agent while the request waited.
+		if route := a.routes.Address(addr); route != nil && route.UID == p.spec.PodUID && route.HomeAddress != a.cfg.dataAddress() {
+			a.serveElsewhere(d, addr, route)
+			return
+		}
+		a.unavailable(w, r, errWithdrawn)
 		return
 	}
 	if route := a.routes.Address(addr); route != nil {
@@ -78,9 +85,9 @@ func (a *Agent) serveAddress(w http.ResponseWriter, r *http.Request) {
 			// Its pod is about to go: the client's next connection reaches another.
 			w.Header().Set("Connection", "close")
 		}
-		exchange := a.forwarder.Begin(w, r, router.ExchangeOptions{Client: r.RemoteAddr})
-		defer exchange.End()
-		a.serveRemote(w, r, exchange, route)
+		d := a.begin(w, r, r.RemoteAddr)
+		defer d.exchange.End()
+		a.serveElsewhere(d, addr, route)
 		return
 	}
 	w.Header().Set("Connection", "close")
@@ -114,11 +121,33 @@ func localAddrPort(local net.Addr) netip.AddrPort {
 // have been parked or have died in the moment between lease and delivery.
 const deliveries = 3
 
-// servePod brings a request to a pod of this agent. client is who connected to the
-// pod's address, "" if the request came by a gateway. withdrawn answers it if the pod
-// is not here any more.
-func (a *Agent) servePod(w http.ResponseWriter, r *http.Request, p *pod, client string, withdrawn func(*router.Exchange)) {
+// delivery is a request on its way to a pod, whoever has it in the end. It is used by
+// the request's goroutine alone.
+type delivery struct {
+	w        http.ResponseWriter
+	r        *http.Request
+	exchange *router.Exchange
+	inst     *instance // that is to answer; nil: none of this agent's
+}
+
+// begin prepares a request for its attempts; the caller ends the exchange. client is
+// who connected to the pod's address, "" if the request came by a gateway.
+func (a *Agent) begin(w http.ResponseWriter, r *http.Request, client string) *delivery {
+	d := &delivery{w: w, r: r}
+	d.exchange = a.forwarder.Begin(w, r, router.ExchangeOptions{Client: client, Explain: func(ctx context.Context) *router.Problem {
+		if d.inst == nil {
+			return nil
+		}
+		return d.inst.explain(ctx)
+	}})
+	return d
+}
+
+// servePod brings a request to a pod of this agent, and answers it if there is no
+// way. It reports false, and has answered nothing, if the pod is not here any more.
+func (a *Agent) servePod(d *delivery, p *pod) bool {
 	a.metrics.requests.Inc()
+	w, r := d.w, d.r
 	waiting := r.Context()
 	if wait := router.AskedWait(r); wait > 0 {
 		// Less than this agent's own limit, which holds in any case.
@@ -126,28 +155,20 @@ func (a *Agent) servePod(w http.ResponseWriter, r *http.Request, p *pod, client 
 		waiting, cancel = context.WithTimeoutCause(waiting, wait, errQueueTimeout)
 		defer cancel()
 	}
-	var inst *instance // nil: none of this agent's
-	exchange := a.forwarder.Begin(w, r, router.ExchangeOptions{Client: client, Explain: func(ctx context.Context) *router.Problem {
-		if inst == nil {
-			return nil
-		}
-		return inst.explain(ctx)
-	}})
-	defer exchange.End()
+	defer func() { d.inst = nil }()
 	for range deliveries {
-		var err error
-		inst, err = p.lease(waiting)
+		inst, err := p.lease(waiting)
 		if errors.Is(err, errWithdrawn) {
-			withdrawn(exchange)
-			return
+			return false
 		}
 		if err != nil {
 			a.unavailable(w, r, err)
-			return
+			return true
 		}
-		switch outcome := deliver(exchange, inst); outcome {
+		d.inst = inst
+		switch outcome := deliver(d.exchange, inst); outcome {
 		case router.Answered:
-			return
+			return true
 		case router.NotDelivered:
 			if inst.alive() {
 				// It runs but takes no connection: its queue is full.
@@ -155,21 +176,27 @@ func (a *Agent) servePod(w http.ResponseWriter, r *http.Request, p *pod, client 
 					Status: http.StatusServiceUnavailable, Code: "FunctionBusy", RetryAfter: time.Second,
 					Message: "the function's container takes no more connections; it needs more replicas or more cpu",
 				})
-				return
+				return true
 			}
 			p.lost(r.Context(), inst)
 		case router.Refused:
 			// It drains, or is not what it was: no use to anybody any more.
 			p.lost(r.Context(), inst)
 		case router.Spent:
-			router.WriteProblem(w, r, router.Problem{
-				Status: http.StatusServiceUnavailable, Code: "RequestTooLargeToResend", RetryAfter: time.Second,
-				Message: "the function's container was replaced while the request's body was under way; the function did not see it: send it again",
-			})
-			return
+			d.spent()
+			return true
 		}
 	}
 	a.unavailable(w, r, errors.New("the containers of the pod went away before they took the request"))
+	return true
+}
+
+// spent answers a request whose body cannot be sent again.
+func (d *delivery) spent() {
+	router.WriteProblem(d.w, d.r, router.Problem{
+		Status: http.StatusServiceUnavailable, Code: "RequestTooLargeToResend", RetryAfter: time.Second,
+		Message: "the function's container was replaced while the request's body was under way; the function did not see it: send it again",
+	})
 }
 
 // deliver is one attempt; the instance's use ends with it, also when the
@@ -209,29 +236,6 @@ func (p *pod) lost(ctx context.Context, i *instance) {
 	if out {
 		i.retire(p.agent.cfg.DrainGrace)
 	}
-}
-
-// serveRemote brings a request to a pod of another agent: to a container of it
-// that is known to serve, else to its home agent.
-func (a *Agent) serveRemote(w http.ResponseWriter, r *http.Request, exchange *router.Exchange, route *router.Pod) {
-	// One container is enough to ask; its home agent knows the others.
-	if len(route.Instances) > 0 {
-		instance := route.Instances[0]
-		outcome := exchange.Try(router.Upstream{Address: instance.Address, Lease: instance.Lease, Nonce: instance.Nonce, Home: route})
-		if outcome == router.Answered {
-			return
-		}
-	}
-	if route.HomeAddress != a.cfg.dataAddress() {
-		outcome := exchange.Try(router.Upstream{Address: route.HomeAddress, Pod: route.UID, Revision: route.Revision, Nonce: router.AgentNonce})
-		if outcome == router.Answered {
-			return
-		}
-	}
-	router.WriteProblem(w, r, router.Problem{
-		Status: http.StatusServiceUnavailable, Code: "PodUnavailable", RetryAfter: time.Second,
-		Message: fmt.Sprintf("pod %s of %s is moving between nodes; try again", route.Name, route.Function),
-	})
 }
 
 // unavailable answers a request that no container could be found for.

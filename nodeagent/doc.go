@@ -29,6 +29,7 @@
 //	pods.go        the pods this agent is home to; epochs
 //	addresses.go   which listener answers for which pod address
 //	datapath.go    the two HTTP listeners
+//	elsewhere.go   requests for the addresses of other agents' pods
 //	orphans.go     connections that an ended container left in its queue
 //	quarantine.go  ports of ended leases, until nobody believes in them
 //	output.go      what a container writes, on its way into the pod's log

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/binary"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -38,10 +39,12 @@ type fakeWorkers struct {
 	server     bool
 	terminated chan struct{}
 	goOn       chan struct{}
+	// left gets a value when the client of a request for /echo has gone.
+	left chan struct{}
 }
 
 func newFakeWorkers() *fakeWorkers {
-	return &fakeWorkers{broken: map[string]bool{}, loads: map[string]int{}, commands: map[string][]string{}, folders: map[string]string{}, release: make(chan struct{}), blocked: make(chan struct{}, 100), terminated: make(chan struct{}, 100), goOn: make(chan struct{})}
+	return &fakeWorkers{broken: map[string]bool{}, loads: map[string]int{}, commands: map[string][]string{}, folders: map[string]string{}, release: make(chan struct{}), blocked: make(chan struct{}, 100), terminated: make(chan struct{}, 100), goOn: make(chan struct{}), left: make(chan struct{}, 100)}
 }
 
 func (f *fakeWorkers) loaded(function string) int {
@@ -261,6 +264,12 @@ func (w *fakeWorker) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 		_ = both.Flush()
 		_, _ = io.Copy(conn, both)
 		return
+	case "/echo":
+		if err := echoLines(rw, r); err != nil {
+			w.all.left <- struct{}{}
+			panic(http.ErrAbortHandler)
+		}
+		return
 	case "/client":
 		fmt.Fprint(rw, r.Header[router.HeaderClient])
 		return
@@ -278,4 +287,28 @@ func (w *fakeWorker) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 		}
 	}
 	fmt.Fprintf(rw, "%s/%s under %s", active["namespace"], active["pod"], active["lease"])
+}
+
+// echoLines says a hint, then each line back as it comes, and the trailer X-Sum.
+func echoLines(rw http.ResponseWriter, r *http.Request) error {
+	control := http.NewResponseController(rw)
+	_ = control.EnableFullDuplex()
+	rw.Header().Set("Link", "</style.css>")
+	rw.WriteHeader(http.StatusEarlyHints)
+	rw.Header().Del("Link")
+	rw.Header().Set("Trailer", "X-Sum")
+	rw.WriteHeader(http.StatusOK)
+	_ = control.Flush()
+	for in := bufio.NewReader(r.Body); ; {
+		line, err := in.ReadString('\n')
+		_, _ = io.WriteString(rw, line)
+		_ = control.Flush()
+		if errors.Is(err, io.EOF) {
+			rw.Header().Set("X-Sum", r.Trailer.Get("X-Sum"))
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+	}
 }

@@ -119,6 +119,7 @@ var (
 )
 
 var (
+	awayDesc              = prometheus.NewDesc("sanfran_agent_requests_away", "Requests for pods of other agents that wait because those cannot be reached.", nil, nil)
 	connectionsDesc       = prometheus.NewDesc("sanfran_agent_connections", "Open connections by listener: clients of pods' addresses that lead to the agent, or routers, gateways and other agents.", []string{"listener"}, nil)
 	connectionsClosedDesc = prometheus.NewDesc("sanfran_agent_connections_closed_total", "Connections that were closed because there were too many: idle ones, or refused, new ones while all others were busy.", []string{"listener", "reason"}, nil)
 )
@@ -142,6 +143,7 @@ func (stateCollector) Describe(ch chan<- *prometheus.Desc) {
 	ch <- podsDesc
 	ch <- containersDesc
 	ch <- restingDesc
+	ch <- awayDesc
 	ch <- connectionsDesc
 	ch <- connectionsClosedDesc
 	ch <- failuresDesc
@@ -167,6 +169,7 @@ func (c stateCollector) Collect(ch chan<- prometheus.Metric) {
 		ch <- prometheus.MustNewConstMetric(podsDesc, prometheus.GaugeValue, float64(n), state.String())
 	}
 	ch <- prometheus.MustNewConstMetric(restingDesc, prometheus.GaugeValue, float64(c.agent.quarantine.count()))
+	ch <- prometheus.MustNewConstMetric(awayDesc, prometheus.GaugeValue, float64(c.agent.away.Load()))
 	for listener, bound := range map[string]*router.Connections{"clients": c.agent.clients, "routers": c.agent.routers} {
 		open, closed := bound.Count()
 		ch <- prometheus.MustNewConstMetric(connectionsDesc, prometheus.GaugeValue, float64(open), listener)

@@ -65,10 +65,10 @@ func (f *Forwarder) askFate(ctx context.Context, home *Pod, lease string) *Probl
 // explain finds out why the upstream broke off the attempt.
 func (x *Exchange) explain(ctx context.Context) *Problem {
 	switch {
-	case x.opts.Explain != nil:
-		return x.opts.Explain(ctx)
 	case x.upstream.Home != nil && x.upstream.Lease != "":
 		return x.forwarder.askFate(ctx, x.upstream.Home, x.upstream.Lease)
+	case x.opts.Explain != nil:
+		return x.opts.Explain(ctx)
 	}
 	return nil
 }

@@ -144,8 +144,8 @@ type ExchangeOptions struct {
 	Policy *Policy
 	// Cookie, if not empty, is added to the function's answer as Set-Cookie.
 	Cookie string
-	// Explain, if not nil, is asked why the upstream broke the connection before
-	// it answered; nil is no reason. It may wait until the reason is known.
+	// Explain, if not nil, is asked why an upstream without Home broke the connection
+	// before it answered; nil is no reason. It may wait until the reason is known.
 	Explain func(ctx context.Context) *Problem
 }
 
