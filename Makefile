@@ -112,6 +112,7 @@ golangci: ## Every linter of .golangci.yml; the first time builds golangci-lint 
 .PHONY: test-unit
 test-unit: ## Unit tests, with the race detector
 	@go test -race -shuffle=on $(GO_PACKAGES)
+	@go test -run 'Gigabytes|Megabytes' ./router # as many as the race detector leaves no time for
 	@go -C deploy/local test -race -shuffle=on ./...
 
 # Of packages that test-integration tests whole the unit tests need not run twice.

@@ -6,8 +6,10 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"io"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"net/http/httptrace"
@@ -381,6 +383,36 @@ func TestGigabytesInConstantMemory(t *testing.T) {
 		t.Errorf("%d bytes came back, the heap grew by up to %d", n, most)
 	}
 	t.Logf("the heap grew by up to %d bytes", most)
+}
+
+// TestMegabytesByEveryProtocol sends 64 MiB there and back again in chunks, without a
+// length, with the race detector 8 MiB.
+func TestMegabytesByEveryProtocol(t *testing.T) {
+	const size = manyBytes / 32
+	container := newBackend(t, func(_ *backend, w http.ResponseWriter, r *http.Request) {
+		if r.ContentLength >= 0 {
+			t.Errorf("the container is told of %d bytes", r.ContentLength)
+		}
+		_ = http.NewResponseController(w).EnableFullDuplex()
+		if _, err := io.Copy(w, r.Body); err != nil {
+			t.Error(err)
+		}
+	})
+	everyProtocol(t, newGateway(t, warmRoute(container.address(), "127.0.0.1:1")), func(t *testing.T, c client) {
+		sent, came := crc32.NewIEEE(), crc32.NewIEEE()
+		body, say := io.Pipe()
+		said := make(chan error, 1)
+		go func() {
+			random := rand.NewChaCha8([32]byte{1})
+			_, err := io.CopyN(io.MultiWriter(say, sent), random, size)
+			said <- errors.Join(err, say.Close())
+		}()
+		res := c.do(t, c.request(t, "POST", "", body))
+		n, err := io.Copy(came, res.Body)
+		if err = errors.Join(err, <-said); err != nil || n != size || came.Sum32() != sent.Sum32() || res.ContentLength >= 0 {
+			t.Errorf("%d bytes of %d came back, the same ones: %v; length %d, %v", n, size, came.Sum32() == sent.Sum32(), res.ContentLength, err)
+		}
+	})
 }
 
 // heapBytes is the memory of objects, reachable or not yet swept, in bytes.
