@@ -61,6 +61,43 @@ nodeAffinity:
           - {key: type, operator: NotIn, values: [virtual-kubelet]}
 {{- end -}}
 
+{{/* Annotations of a pod whose metrics Prometheus is to find, or nothing. Called with
+     (dict "root" $ "port" 8081). */}}
+{{- define "sanfran.scrape" -}}
+{{- if .root.Values.metrics.scrapeAnnotations -}}
+prometheus.io/scrape: "true"
+prometheus.io/port: {{ .port | quote }}
+prometheus.io/path: /metrics
+{{- end -}}
+{{- end -}}
+
+{{/* The gateway's further environment. Its GODEBUG has what the chart needs, too:
+     http2xconnect=1 makes Go serve WebSockets on HTTP/2 (RFC 8441). */}}
+{{- define "sanfran.gatewayEnv" -}}
+{{- $own := "http2xconnect=1" -}}
+{{- $env := list -}}
+{{- $said := false -}}
+{{- range .Values.gateway.env -}}
+{{- if eq .name "GODEBUG" -}}
+{{- $said = true -}}
+{{- if .valueFrom -}}
+{{- fail (printf "gateway.env: give GODEBUG a value in place of valueFrom; the chart adds %s to it" $own) -}}
+{{- end -}}
+{{- if not (contains "http2xconnect=" (.value | default "")) -}}
+{{- $env = append $env (dict "name" .name "value" (join "," (compact (list $own .value)))) -}}
+{{- else -}}
+{{- $env = append $env . -}}
+{{- end -}}
+{{- else -}}
+{{- $env = append $env . -}}
+{{- end -}}
+{{- end -}}
+{{- if not $said -}}
+{{- $env = prepend $env (dict "name" "GODEBUG" "value" $own) -}}
+{{- end -}}
+{{- toYaml $env -}}
+{{- end -}}
+
 {{/* The ranges of function pods' addresses. */}}
 {{- define "sanfran.podCIDRs" -}}
 {{ .Values.virtualNode.podCIDR }}{{ with .Values.virtualNode.podCIDRv6 }},{{ . }}{{ end }}
