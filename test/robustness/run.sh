@@ -3,7 +3,7 @@
 # own. PART=<name> runs one; without it all. Each prints what it measured.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-parts=(cluster scale soak npm attacks crashes kills two-nodes dual-stack cgroup2)
+parts=(cluster scale soak npm attacks crashes kills two-nodes dual-stack iptables tproxy cgroup2)
 chosen=${PART:-}
 if [ -n "$chosen" ] && [[ " ${parts[*]} " != *" $chosen "* ]]; then
   echo "no part $chosen; there are: ${parts[*]}" >&2
