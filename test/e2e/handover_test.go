@@ -17,15 +17,17 @@ import (
 
 // load sends requests to one URL until it is stopped, and counts.
 type load struct {
-	name     string
-	answered atomic.Int64
-	mu       sync.Mutex
-	failed   []string
+	name string
+	// transport is nil for http.DefaultTransport.
+	transport http.RoundTripper
+	answered  atomic.Int64
+	mu        sync.Mutex
+	failed    []string
 }
 
 // run sends one request after the other.
 func (l *load) run(ctx context.Context, url, want string) {
-	client := &http.Client{Timeout: patience}
+	client := &http.Client{Timeout: patience, Transport: l.transport}
 	for ctx.Err() == nil {
 		// What is under way when it is stopped counts, too.
 		if err := ask(context.WithoutCancel(ctx), client, url, want); err != nil {
