@@ -217,6 +217,12 @@ func onNode(t *testing.T, command ...string) (string, error) {
 		t.Skip("the cluster is not the local one: this machine has no way into its nodes' network")
 	}
 	node := kubectl(t, "get", "nodes", "-l", "!sanfran.dev/virtual-node", "-o", "jsonpath={.items[0].metadata.name}")
+	return inNode(t, node, command...)
+}
+
+// inNode runs a command in the network of one of the local cluster's nodes.
+func inNode(t *testing.T, node string, command ...string) (string, error) {
+	t.Helper()
 	args := append([]string{"-C", "../../deploy/local", "run", ".", "exec", "--name", envOr("CLUSTER", "sanfran-test"), node, "--"}, command...)
 	return run(t, "", "go", args...)
 }
