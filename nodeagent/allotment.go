@@ -16,12 +16,28 @@ const (
 	// allotLeast is what a container is given beside another, or it waits until
 	// that one is gone: less is not enough to load anything.
 	allotLeast = 80 << 20
+	// allotDraining is the part of the pod's processor time, one in so many, that
+	// all containers which drain beside another have together; allotLeastCPU is the
+	// least that each has, the kernel's own bound (1 ms of each 100 ms).
+	allotDraining = 10
+	allotLeastCPU = 10
 )
 
-// allotment divides a pod's memory limit between its containers. Mostly there is
-// one, which has all of it. While another drains, that one is held to what it
-// uses, and its successor has the rest: together they never have more than the
-// pod. One control group around both would do the same, but a process cannot be
+// allotment divides a pod's limits of memory and processor time between its
+// containers. Mostly there is one, which has all of it. While another drains, that
+// one is held to what it uses, and its successor has the rest: together they never
+// have more than the pod.
+//
+// What a container will use of the processor is not known ahead, and what it does
+// not use of its part is lost to the other. So the parts are fixed, and the one
+// that drains has the small one. It is idle, or it would not have been parked: what
+// it still does is to refuse what routers send it, to write its compile cache and to
+// hear SIGTERM, all of which can be slow. That costs its successor a tenth for a
+// second or a few. Without it a pod whose function computes when nobody calls would
+// have its limit several times over, for as long as it is parked and woken. Where
+// the successor waits for memory, the other keeps all until it is gone.
+//
+// One control group around both would do the same, but a process cannot be
 // brought into it without its memory staying where it was charged, for
 // milliseconds in which the kernel waits for all processors, and out of sight of
 // the /sys/fs/cgroup that the container has (see ARCHITECTURE.md).
@@ -32,23 +48,33 @@ type allotment struct {
 	whole container.Resources
 
 	mu    sync.Mutex
-	parts map[*instance]int64
+	parts map[*instance]part
 	left  chan struct{} // closed and replaced when somebody leaves
 }
 
+// part is what one container may have. One that has ended has no memory.
+type part struct{ memoryBytes, milliCPU int64 }
+
 func newAllotment(whole container.Resources) *allotment {
-	return &allotment{whole: whole, parts: map[*instance]int64{}, left: make(chan struct{})}
+	return &allotment{whole: whole, parts: map[*instance]part{}, left: make(chan struct{})}
 }
 
-// adopt gives an instance of an earlier process the whole of the pod's memory, as
-// that one may have held it to less. What a container that drains beside it still
-// has comes on top, for as long as that drains.
+// adopt gives an instance of an earlier process all that the pod may have, as that
+// process may have held it to less. What a container that drains beside it still has
+// comes on top, for as long as that drains.
 func (a *allotment) adopt(i *instance) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.parts[i] = a.whole.MemoryBytes
 	i.allotment = a
+	return a.giveAll(i)
+}
+
+// giveAll gives an instance that is alone all that the pod may have. The caller
+// holds mu.
+func (a *allotment) giveAll(i *instance) error {
+	a.parts[i] = part{a.whole.MemoryBytes, a.whole.MilliCPU}
 	err := i.warm.container.SetResources(context.Background(), container.Resources{
+		MilliCPU: a.whole.MilliCPU, MilliCPURequest: a.whole.MilliCPURequest,
 		MemoryBytes: a.whole.MemoryBytes, MemoryRequestBytes: a.whole.MemoryRequestBytes})
 	if errors.Is(err, container.ErrGone) {
 		return nil
@@ -56,7 +82,7 @@ func (a *allotment) adopt(i *instance) error {
 	return err
 }
 
-// join gives an instance its part of the pod's memory and returns its limits.
+// join gives an instance its part of what the pod may have and returns its limits.
 // Where too little is left it waits until a container that drains is gone. Every
 // instance that has joined leaves.
 func (a *allotment) join(ctx context.Context, i *instance) (container.Resources, error) {
@@ -84,40 +110,72 @@ func (a *allotment) tryJoin(ctx context.Context, i *instance) (limits container.
 		if err != nil {
 			return limits, nil, err
 		}
-		limits.MemoryBytes -= a.parts[other]
+		limits.MemoryBytes -= a.parts[other].memoryBytes
 		// The successor does the same work, and shall not die of having less.
 		need = max(need, used+allotSlack)
 	}
 	if len(a.parts) > 0 && limits.MemoryBytes < need {
 		return limits, a.left, nil
 	}
-	a.parts[i] = limits.MemoryBytes
+	limits.MilliCPU = a.slow(ctx)
+	a.parts[i] = part{limits.MemoryBytes, limits.MilliCPU}
 	i.allotment = a
 	return limits, nil, nil
 }
 
-// squeeze holds a container that drains to what it uses, and returns that. The
+// slow holds the containers that drain to their part of the processor time, and
+// returns the rest of it. One that cannot be held keeps what it has, for as long as
+// it drains: no request fails for that. The caller holds mu.
+func (a *allotment) slow(ctx context.Context) (rest int64) {
+	rest = a.whole.MilliCPU
+	drain := int64(0)
+	for _, p := range a.parts {
+		if p.memoryBytes > 0 {
+			drain++
+		}
+	}
+	if drain == 0 || rest == 0 {
+		return rest
+	}
+	each := max(rest/allotDraining/drain, allotLeastCPU)
+	rest = max(rest-each*drain, each)
+	for i, p := range a.parts {
+		if p.memoryBytes == 0 || p.milliCPU <= each {
+			continue
+		}
+		err := i.warm.container.SetResources(ctx, container.Resources{MilliCPU: each})
+		switch {
+		case errors.Is(err, container.ErrGone):
+			a.parts[i] = part{}
+		case err == nil:
+			a.parts[i] = part{p.memoryBytes, each}
+		}
+	}
+	return rest
+}
+
+// squeeze holds a container that drains to the memory it uses, and returns that. The
 // caller holds mu.
 func (a *allotment) squeeze(ctx context.Context, i *instance) (used int64, err error) {
 	used, err = i.warm.container.MemoryInUse(ctx)
 	if errors.Is(err, container.ErrGone) { // it has ended, and is being removed
-		a.parts[i] = 0
+		a.parts[i] = part{}
 		return 0, nil
 	}
 	if err != nil {
 		return 0, err
 	}
-	part := used + allotSlack
-	if part >= a.parts[i] {
+	has, wants := a.parts[i], used+allotSlack
+	if wants >= has.memoryBytes {
 		return used, nil
 	}
 	// Requesting nothing, it is also the first to go when the node is full.
-	err = i.warm.container.SetResources(ctx, container.Resources{MemoryBytes: part})
+	err = i.warm.container.SetResources(ctx, container.Resources{MemoryBytes: wants})
 	switch {
 	case errors.Is(err, container.ErrGone):
-		a.parts[i] = 0
+		a.parts[i] = part{}
 	case err == nil:
-		a.parts[i] = part
+		a.parts[i] = part{wants, has.milliCPU}
 	case ctx.Err() != nil:
 		return 0, err
 	}
@@ -136,16 +194,13 @@ func (a *allotment) leave(i *instance) error {
 	if len(a.parts) != 1 {
 		return nil
 	}
-	for last, part := range a.parts {
-		if part >= a.whole.MemoryBytes {
+	for last, has := range a.parts {
+		if has.memoryBytes >= a.whole.MemoryBytes && has.milliCPU >= a.whole.MilliCPU {
 			return nil
 		}
-		err := last.warm.container.SetResources(context.Background(), container.Resources{
-			MemoryBytes: a.whole.MemoryBytes, MemoryRequestBytes: a.whole.MemoryRequestBytes})
-		if err != nil && !errors.Is(err, container.ErrGone) {
-			return fmt.Errorf("give a container the pod's whole memory: %w", err)
+		if err := a.giveAll(last); err != nil {
+			return fmt.Errorf("give a container all that its pod may have: %w", err)
 		}
-		a.parts[last] = a.whole.MemoryBytes
 	}
 	return nil
 }

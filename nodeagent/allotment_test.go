@@ -28,7 +28,13 @@ func (c *sizedContainer) MemoryInUse(context.Context) (int64, error) {
 func (c *sizedContainer) SetResources(_ context.Context, r container.Resources) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.limits = r
+	c.limits.MemoryRequestBytes = r.MemoryRequestBytes // 0 is a value, too
+	if r.MemoryBytes > 0 {
+		c.limits.MemoryBytes = r.MemoryBytes
+	}
+	if r.MilliCPU > 0 {
+		c.limits.MilliCPU, c.limits.MilliCPURequest = r.MilliCPU, r.MilliCPURequest
+	}
 	return c.err
 }
 
@@ -50,15 +56,16 @@ func TestContainersOfAPodShareItsMemory(t *testing.T) {
 		second, secondC := sizedInstance(300 * mib)
 		want := whole
 		want.MemoryBytes = (512 - 76) * mib
+		want.MilliCPU = 450
 		if got, err := a.join(t.Context(), second); err != nil || got != want {
 			t.Fatalf("beside another: %+v, %v; want %+v", got, err, want)
 		}
-		if want := (container.Resources{MemoryBytes: 76 * mib}); firstC.limits != want {
+		if want := (container.Resources{MilliCPU: 50, MemoryBytes: 76 * mib}); firstC.limits != want {
 			t.Errorf("the one that drains has %+v, want %+v", firstC.limits, want)
 		}
 		leave(t, a, first)
-		if want := (container.Resources{MemoryBytes: 512 * mib, MemoryRequestBytes: 64 * mib}); secondC.limits != want {
-			t.Errorf("alone again it has %+v, want %+v", secondC.limits, want)
+		if secondC.limits != whole {
+			t.Errorf("alone again it has %+v, want %+v", secondC.limits, whole)
 		}
 		// A third would not have what the second needs: it waits until that is gone.
 		third, _ := sizedInstance(0)
@@ -71,7 +78,8 @@ func TestContainersOfAPodShareItsMemory(t *testing.T) {
 			joined <- got
 		}()
 		synctest.Wait()
-		if want := (container.Resources{MemoryBytes: 316 * mib}); secondC.limits != want {
+		// Nobody serves beside it: it may end as fast as the pod may run.
+		if want := (container.Resources{MilliCPU: 500, MemoryBytes: 316 * mib}); secondC.limits != want {
 			t.Errorf("the second has %+v, want %+v", secondC.limits, want)
 		}
 		select {
@@ -88,6 +96,62 @@ func TestContainersOfAPodShareItsMemory(t *testing.T) {
 			t.Errorf("left: %v", a.parts)
 		}
 	})
+}
+
+// TestContainersOfAPodShareItsProcessorTime: however many drain, they have a tenth
+// together, and all of them with the one that serves no more than the pod.
+func TestContainersOfAPodShareItsProcessorTime(t *testing.T) {
+	const mib = 1 << 20
+	whole := container.Resources{MilliCPU: 1000, MilliCPURequest: 250, MemoryBytes: 4096 * mib}
+	a := newAllotment(whole)
+	var all []*instance
+	var containers []*sizedContainer
+	check := func(when string, want ...int64) {
+		t.Helper()
+		for n, want := range want {
+			if got := containers[n].limits.MilliCPU; got != want {
+				t.Errorf("%s: container %d has %d m, want %d", when, n, got, want)
+			}
+		}
+	}
+	join := func() {
+		t.Helper()
+		i, c := sizedInstance(40 * mib)
+		limits, err := a.join(t.Context(), i)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.limits = limits // as whoever leases it does
+		all, containers = append(all, i), append(containers, c)
+	}
+	join()
+	check("alone", 1000)
+	join()
+	check("beside one", 100, 900)
+	join()
+	check("beside two", 50, 50, 900)
+	leave(t, a, all[0])
+	check("one of two is gone", 50, 50, 900)
+	containers[1].err = container.ErrGone
+	join()
+	check("beside one, and one that is dead", 50, 50, 100, 900)
+	leave(t, a, all[1])
+	leave(t, a, all[2])
+	if got := containers[3].limits; got != whole {
+		t.Errorf("alone again: %+v, want %+v", got, whole)
+	}
+
+	// Parts are never less than the kernel takes.
+	a = newAllotment(container.Resources{MilliCPU: 15, MemoryBytes: 512 * mib})
+	all, containers = nil, nil
+	join()
+	join()
+	check("a pod with hardly any", 10, 10)
+	// The one that an earlier process held to its part is given all.
+	i, c := sizedInstance(0)
+	if err := newAllotment(whole).adopt(i); err != nil || c.limits != whole {
+		t.Errorf("taken over: %+v %v", c.limits, err)
+	}
 }
 
 func leave(t *testing.T, a *allotment, i *instance) {
@@ -135,8 +199,8 @@ func TestAContainerThatCannotBeHeldKeepsItsPart(t *testing.T) {
 	if _, left, err := a.tryJoin(t.Context(), second); err != nil || left == nil {
 		t.Errorf("%v: want to wait for the first", err)
 	}
-	if a.parts[first] != 512<<20 {
-		t.Errorf("its part is %d", a.parts[first])
+	if a.parts[first].memoryBytes != 512<<20 {
+		t.Errorf("its part is %+v", a.parts[first])
 	}
 }
 
