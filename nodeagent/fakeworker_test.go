@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"sync"
+	"sync/atomic"
 
 	"sanfran.dev/nodeagent/container"
 	"sanfran.dev/nodeagent/container/containertest"
@@ -36,7 +37,9 @@ type fakeWorkers struct {
 	// when one does, and it ends with goOn.
 	listens bool
 	// server says that functions listen by themselves.
-	server     bool
+	server bool
+	// deaf says that workers take no connection any more.
+	deaf       atomic.Bool
 	terminated chan struct{}
 	goOn       chan struct{}
 	// left gets a value when the client of a request for /echo has gone.
@@ -97,7 +100,7 @@ func (f *fakeWorkers) run(ctx context.Context, p *containertest.Process) contain
 	w.idle = sync.NewCond(&w.mu)
 	server := &http.Server{Handler: w}
 	var work sync.WaitGroup
-	work.Go(func() { _ = server.Serve(listener) })
+	work.Go(func() { _ = server.Serve(&hearing{listener, f, ctx.Done()}) })
 	work.Go(func() { w.converse(ctx) })
 	w.say(`{"type":"warm"}`)
 	<-ctx.Done()
@@ -110,6 +113,25 @@ func (f *fakeWorkers) run(ctx context.Context, p *containertest.Process) contain
 	w.mu.Unlock()
 	work.Wait()
 	return w.status
+}
+
+// hearing is a listener that a worker listens to while it is not deaf.
+type hearing struct {
+	net.Listener
+	all    *fakeWorkers
+	exited <-chan struct{}
+}
+
+// Accept implements net.Listener. The first connection that a deaf worker gets is
+// lost with it, those behind wait in the socket's queue.
+func (h *hearing) Accept() (net.Conn, error) {
+	conn, err := h.Listener.Accept()
+	if err == nil && h.all.deaf.Load() {
+		<-h.exited
+		conn.Close()
+		return nil, net.ErrClosed
+	}
+	return conn, err
 }
 
 func (w *fakeWorker) say(line string) { _, _ = fmt.Fprintln(w.sock, line) }

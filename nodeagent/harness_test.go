@@ -29,12 +29,24 @@ type fakeSocket struct {
 	addr netip.AddrPort
 }
 
-func openFakeSocket(context.Context) (Socket, error) {
+func openFakeSocket(context.Context) (Socket, error) { return listenFake([4]byte{127, 0, 0, 1}, "") }
+
+// openPodSocket opens one that is reached at every loopback address: as by pods'
+// addresses beside its own.
+func openPodSocket(context.Context) (Socket, error) { return listenFake([4]byte{}, "lo") }
+
+// listenFake listens at an address, on all devices unless one is named.
+func listenFake(at [4]byte, device string) (Socket, error) {
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, unix.IPPROTO_TCP)
 	if err != nil {
 		return nil, err
 	}
-	if err := errors.Join(unix.Bind(fd, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}), unix.Listen(fd, 100)); err != nil {
+	if device != "" {
+		if err := unix.BindToDevice(fd, device); err != nil {
+			return nil, err
+		}
+	}
+	if err := errors.Join(unix.Bind(fd, &unix.SockaddrInet4{Addr: at}), unix.Listen(fd, 100)); err != nil {
 		return nil, err
 	}
 	name, err := unix.Getsockname(fd)
@@ -109,6 +121,8 @@ type testAgent struct {
 	workers *fakeWorkers
 	runtime *containertest.Fake
 	owner   *fakeAddresses
+	// sockets opens the containers' sockets.
+	sockets func(context.Context) (Socket, error)
 	// inspector is the address of the containers' inspector.
 	inspector string
 	data, pod string // URLs
@@ -131,7 +145,7 @@ func (ta *testAgent) connect(ctx context.Context, address string) (net.Conn, err
 
 func startTestAgent(t *testing.T, adapt func(*testAgent, *Config)) *testAgent {
 	t.Helper()
-	ta := &testAgent{t: t, cp: newFakeControlPlane(t), workers: newFakeWorkers(), owner: &fakeAddresses{assigned: map[netip.Addr]bool{}}, opened: map[string]bool{}}
+	ta := &testAgent{t: t, cp: newFakeControlPlane(t), workers: newFakeWorkers(), owner: &fakeAddresses{assigned: map[netip.Addr]bool{}}, sockets: openFakeSocket, opened: map[string]bool{}}
 	ta.runtime = &containertest.Fake{Run: ta.workers.run}
 	cfg := Config{
 		NodeName: "node-a", NodeIP: netip.MustParseAddr("127.0.0.1"), Runtimes: map[string]string{"node24": t.TempDir()},
@@ -164,7 +178,7 @@ func startTestAgent(t *testing.T, adapt func(*testAgent, *Config)) *testAgent {
 	a.addresses = newAddressBook(ta.owner, a.log)
 	stock, err := openPool(a, &starter{
 		keep: a.keep, connect: ta.connect,
-		runtime: ta.runtime, sockets: openFakeSocket, rootFS: a.cfg.Runtimes, args: a.cfg.WorkerArgs, bootTimeout: a.cfg.BootTimeout, log: a.log,
+		runtime: ta.runtime, sockets: ta.sockets, rootFS: a.cfg.Runtimes, args: a.cfg.WorkerArgs, bootTimeout: a.cfg.BootTimeout, log: a.log,
 		namespace: func(context.Context, string) (string, func() error, error) {
 			return "", func() error { return nil }, nil
 		},

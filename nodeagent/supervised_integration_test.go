@@ -3,12 +3,9 @@
 package nodeagent
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"fmt"
-	"io"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -38,12 +35,18 @@ type supervisedAgent struct {
 	pid int
 }
 
-func startSupervised(t *testing.T, dir string, cp *fakeControlPlane) *supervisedAgent {
+// startSupervised starts one, with more in its environment.
+func startSupervised(t *testing.T, dir string, cp *fakeControlPlane, env ...string) *supervisedAgent {
 	t.Helper()
 	rootFS(t)
-	s := &supervisedAgent{t: t, cfg: nodeConfig(dir).withDefaults(), cp: cp, cmd: exec.Command("/proc/self/exe")}
+	cfg := nodeConfig(dir)
+	if slices.Contains(env, victimShort+"=1") {
+		shortLived(&cfg)
+	}
+	s := &supervisedAgent{t: t, cfg: cfg.withDefaults(), cp: cp, cmd: exec.Command("/proc/self/exe")}
 	s.cmd.Env = append(os.Environ(), victimDir+"="+dir, victimControlPlane+"="+cp.conn.CanonicalTarget(), victimBPF+"="+bpffs, victimSupervision+"=supervisor",
 		"GORACE=atexit_sleep_ms=0")
+	s.cmd.Env = append(s.cmd.Env, env...)
 	s.cmd.Stdout, s.cmd.Stderr = t.Output(), t.Output()
 	s.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := s.cmd.Start(); err != nil {
@@ -57,7 +60,7 @@ func startSupervised(t *testing.T, dir string, cp *fakeControlPlane) *supervised
 	})
 	cp.wait("the agent's hello", func() bool { return len(cp.hellos) == 1 })
 	s.pid = s.agent()
-	cp.wait("a full pool", func() bool { return cp.pools["node24"].GetWarm() == 2 })
+	cp.wait("a full pool", func() bool { return cp.pools["node24"].GetWarm() == int32(cfg.PoolTarget) })
 	return s
 }
 
@@ -163,44 +166,6 @@ func (s *supervisedAgent) processOf(pod *agentv1.Assignment) int {
 
 func (s *supervisedAgent) viaData(pod *agentv1.Assignment) answer {
 	return get(s.t.Context(), "http://"+s.cfg.dataAddress()+"/", router.HeaderPod, pod.GetPodUid(), router.HeaderRevision, pod.GetRevision())
-}
-
-// line is one connection, over which requests go one after the other until it is
-// closed. It is never opened again.
-type line struct {
-	conn   net.Conn
-	in     *bufio.Reader
-	header string
-}
-
-func openLine(t *testing.T, address, header string) *line {
-	t.Helper()
-	conn, err := net.Dial("tcp4", address)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return &line{conn: conn, in: bufio.NewReader(conn), header: header}
-}
-
-func (l *line) ask() (string, error) { return l.askFor("/") }
-
-func (l *line) askFor(path string) (string, error) {
-	if err := l.conn.SetDeadline(time.Now().Add(patience)); err != nil {
-		return "", err
-	}
-	if _, err := fmt.Fprintf(l.conn, "GET %s HTTP/1.1\r\nHost: test\r\n%s\r\n", path, l.header); err != nil {
-		return "", err
-	}
-	res, err := http.ReadResponse(l.in, nil)
-	if err != nil {
-		return "", err
-	}
-	defer res.Body.Close()
-	body, err := io.ReadAll(res.Body)
-	if err == nil && res.StatusCode != http.StatusOK {
-		err = fmt.Errorf("status %d", res.StatusCode)
-	}
-	return string(body), err
 }
 
 // who answers by a word of its process's own, and writes one to its log.
