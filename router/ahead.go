@@ -30,10 +30,19 @@ func (f *Forwarder) Offer(address string, conn net.Conn) {
 	}
 }
 
-// Withdraw closes what was offered for the address and no request has used.
+// Withdraw closes what waits for a request to the address: what was offered, and what
+// was kept after others. Its upstream is about to end: nothing else would close them
+// before they have waited for long.
 func (f *Forwarder) Withdraw(address string) {
 	if before := f.upstreams.swapAhead(address, nil); before != nil {
 		_ = before.Close()
+	}
+	for {
+		kept := f.upstreams.take(address)
+		if kept == nil {
+			return
+		}
+		_ = kept.Close()
 	}
 }
 

@@ -44,9 +44,12 @@ func TestTheFirstRequestGoesOverTheConnectionOpenedAhead(t *testing.T) {
 			t.Errorf("the request came over %s, want %s", got, used.LocalAddr())
 		}
 	}
-	f.Withdraw(address)
-	if got := overWhich(t, f, address); got != used.LocalAddr().String() {
-		t.Error("to withdraw a connection has closed one that is in use")
+	f.Withdraw(address) // its upstream ends: what was kept goes, too
+	if _, err := used.Write([]byte("x")); err == nil {
+		t.Error("a connection that was kept after requests stays open")
+	}
+	if got := overWhich(t, f, address); got == used.LocalAddr().String() {
+		t.Error("a request went over a connection that was kept to an upstream which ends")
 	}
 
 	f.Close() // what it has kept
