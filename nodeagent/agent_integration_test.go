@@ -6,13 +6,11 @@ import (
 	"context"
 	"io"
 	"log/slog"
-	"math/rand/v2"
 	"net/http"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -238,50 +236,6 @@ func TestPodAddressFromBeyondTheNode(t *testing.T) {
 	if got := ask("http://10.245.3.12:8080/"); !strings.Contains(got, "refused") {
 		t.Errorf("an address of nobody: %q, want a refused connection", got)
 	}
-}
-
-// TestParkingRefusesNobody calls a pod on every way there is, at moments around
-// its parking: each call is answered by the function.
-func TestParkingRefusesNobody(t *testing.T) {
-	a := startAgent(t, nil)
-	pod := assignment("hello", "10.245.3.14", a.cp.bundle(map[string]string{"index.js": "module.exports = (req, res) => res.send('here')"}))
-	const idle = 100 * time.Millisecond
-	pod.IdleTimeout = durationpb.New(idle)
-	a.cp.assign(pod)
-	first := a.cp.waitState(pod, agentv1.PodState_POD_STATE_ACTIVE).GetInstance().GetLeaseId()
-	// keeps its connections, but not for as long as the pod would have to wait
-	kept := &http.Client{Timeout: patience, Transport: &http.Transport{IdleConnTimeout: idle / 2}}
-	defer kept.CloseIdleConnections()
-	ways := map[string]func() answer{
-		"data listener":         func() answer { return a.viaDataAnswer(t, pod) },
-		"pod address":           func() answer { return get(t.Context(), "http://10.245.3.14:8080/") },
-		"pod address, kept":     func() answer { return getWith(t.Context(), kept, "http://10.245.3.14:8080/") },
-		"pod address, far away": func() answer { return getWith(t.Context(), beyondClient, "http://10.245.3.14/") },
-	}
-	for name, call := range ways {
-		var wg sync.WaitGroup
-		for range 2 {
-			wg.Go(func() {
-				for i := range 10 {
-					if got := call(); got.err != nil || got.code != 200 || got.body != "here" {
-						t.Errorf("%s, call %d: %d %q %v", name, i, got.code, got.body, got.err)
-					}
-					<-time.After(idle - 20*time.Millisecond + rand.N(2*idle))
-				}
-			})
-		}
-		wg.Wait()
-	}
-	leases := map[string]bool{first: true}
-	a.cp.mu.Lock()
-	for _, s := range a.cp.statuses {
-		leases[s.GetInstance().GetLeaseId()] = true
-	}
-	a.cp.mu.Unlock()
-	if len(leases) < 5 {
-		t.Errorf("only %d leases: the pod was hardly ever parked", len(leases))
-	}
-	t.Logf("%d leases", len(leases))
 }
 
 func TestVolumesEnvironmentAndDNS(t *testing.T) {
