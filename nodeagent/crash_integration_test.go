@@ -154,16 +154,21 @@ func recoverOn(t *testing.T, dir string, cp *fakeControlPlane) (l aftermath) {
 			pool.Warm == 1 && pool.Warming+pool.Leased+pool.Draining == 0
 	})
 	l.Running = look(t, a.cfg)
-	// What lies there for the next agent is written when it pleases.
-	l.Running["files"] = slices.DeleteFunc(l.Running["files"], func(file string) bool {
-		return !strings.Contains(file, " /containers/") && !strings.Contains(file, " /netns") && !strings.Contains(file, " /pods")
-	})
+	l.Running["files"] = filesOfContainers(l.Running["files"])
 	if err := a.stop(); err != nil {
 		t.Error(err)
 	}
 	assertNothingLeft(t, a.cfg)
 	l.Stopped = look(t, a.cfg)
 	return l
+}
+
+// filesOfContainers leaves out what lies there for the next agent: it is written
+// when it pleases.
+func filesOfContainers(files []string) []string {
+	return slices.DeleteFunc(files, func(file string) bool {
+		return !strings.Contains(file, " /containers/") && !strings.Contains(file, " /netns") && !strings.Contains(file, " /pods")
+	})
 }
 
 // crashPod is a pod with everything that a life has steps for: code enough for

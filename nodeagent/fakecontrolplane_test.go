@@ -47,7 +47,11 @@ type fakeControlPlane struct {
 	generation uint64
 	hellos     []*agentv1.Hello
 	statuses   []*agentv1.PodStatus
-	pools      map[string]*agentv1.PoolStatus
+	// heard is statuses and what hellos said of pods.
+	heard []*agentv1.PodStatus
+	// helloAt is when the last hello came.
+	helloAt time.Time
+	pools   map[string]*agentv1.PoolStatus
 	// leaving counts what was said of leaving. It is answered with a farewell, if
 	// taker does not say that somebody takes the pods.
 	leaving int
@@ -109,6 +113,8 @@ func (cp *fakeControlPlane) Connect(stream agentv1.AgentService_ConnectServer) e
 	var cut chan struct{}
 	cp.update(func() {
 		cp.hellos = append(cp.hellos, first.GetHello())
+		cp.heard = append(cp.heard, first.GetHello().GetPods()...)
+		cp.helloAt = time.Now()
 		sync, cut = &agentv1.Sync{Assignments: cp.sync, Generation: cp.generation}, cp.cut
 	})
 	received := make(chan error, 1)
@@ -123,6 +129,7 @@ func (cp *fakeControlPlane) Connect(stream agentv1.AgentService_ConnectServer) e
 				switch {
 				case m.GetPodStatus() != nil:
 					cp.statuses = append(cp.statuses, m.GetPodStatus())
+					cp.heard = append(cp.heard, m.GetPodStatus())
 				case m.GetPoolStatus() != nil:
 					cp.pools[m.GetPoolStatus().GetRuntime()] = m.GetPoolStatus()
 				case m.GetLeaving() != nil:
@@ -337,7 +344,17 @@ func (cp *fakeControlPlane) waitState(a *agentv1.Assignment, state agentv1.PodSt
 // newest is a pod's newest status, or nil. The caller holds the lock, as the
 // condition of wait does.
 func (cp *fakeControlPlane) newest(a *agentv1.Assignment) *agentv1.PodStatus {
-	for _, s := range slices.Backward(cp.statuses) {
+	return newestOf(cp.statuses, a)
+}
+
+// known is what was heard last of a pod, in a hello too, or nil. The caller holds
+// the lock.
+func (cp *fakeControlPlane) known(a *agentv1.Assignment) *agentv1.PodStatus {
+	return newestOf(cp.heard, a)
+}
+
+func newestOf(statuses []*agentv1.PodStatus, a *agentv1.Assignment) *agentv1.PodStatus {
+	for _, s := range slices.Backward(statuses) {
 		if s.GetPodUid() == a.GetPodUid() {
 			return s
 		}

@@ -92,6 +92,11 @@ func runVictim(dir string) (err error) {
 	if os.Getenv(victimShort) != "" {
 		shortLived(&cfg)
 	}
+	if deaths := os.Getenv(victimDeaths); deaths != "" {
+		if err := armDeaths(deaths, cfg); err != nil {
+			return err
+		}
+	}
 	a, err := New(cfg, conn)
 	if err != nil {
 		return err
