@@ -3,7 +3,9 @@ package container
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -20,6 +22,13 @@ const (
 	// inotifyInstances: an event loop that watches files has one. Of a node's
 	// root it is fs.inotify.max_user_instances, 128 unless somebody raised it.
 	inotifyInstances = 16
+	// inotifyWatches are files and folders watched, by all its instances. A node's
+	// root has fs.inotify.max_user_watches: 8,192, or more by the machine's memory, to
+	// a million.
+	inotifyWatches = 512
+	// terminals are those of exec, and those a function opens. All containers
+	// together may have 3,072: kernel.pty.max but kernel.pty.reserve.
+	terminals = 64
 	// queuedSignals are those of real-time signals and of timers, which
 	// JavaScript has no way to make.
 	queuedSignals = 256
@@ -43,23 +52,29 @@ func limitSignals(p *initProcess) error {
 	return nil
 }
 
-// inotifySysctl is counted in the user namespace of whoever reads or sets it.
-const inotifySysctl = "user.max_inotify_instances"
+// inotifyShares are counted in the user namespace of whoever reads or sets them.
+var inotifyShares = map[string]string{
+	"user.max_inotify_instances": strconv.Itoa(inotifyInstances),
+	"user.max_inotify_watches":   strconv.Itoa(inotifyWatches),
+}
 
-// giveShares lets a container be made with its share of inotify instances: by the
-// OCI runtime, if that sets sysctls of a user namespace, or else by a shell in the
-// container's namespaces, from its root, before its program is there.
+// giveShares lets a container be made with its share of inotify: by the OCI runtime,
+// if that sets sysctls of a user namespace, or else by a shell in the container's
+// namespaces, from its root, before its program is there.
 func giveShares(spec *specs.Spec, root string, byRuntime bool) {
-	value := strconv.Itoa(inotifyInstances)
 	if byRuntime {
-		spec.Linux.Sysctl = map[string]string{inotifySysctl: value}
+		spec.Linux.Sysctl = maps.Clone(inotifyShares)
 		return
+	}
+	// The runtime writes the container's state to a hook, and fails if nobody is
+	// there to read it any more.
+	script := "set -e; read -r state || true" // what it reads may have no end of line
+	for _, name := range slices.Sorted(maps.Keys(inotifyShares)) {
+		script += "; echo " + inotifyShares[name] + " >/proc/sys/" + strings.ReplaceAll(name, ".", "/")
 	}
 	spec.Hooks = &specs.Hooks{CreateContainer: []specs.Hook{{
 		Path: filepath.Join(root, "bin/busybox"),
-		// The runtime writes the container's state to a hook, and fails if nobody is
-		// there to read it any more.
-		Args: []string{"busybox", "sh", "-c", "read -r state; echo " + value + " >/proc/sys/" + strings.ReplaceAll(inotifySysctl, ".", "/")},
+		Args: []string{"busybox", "sh", "-c", script},
 	}}}
 }
 

@@ -103,7 +103,7 @@ func specMounts(tmpBytes int64) []specs.Mount {
 		{Destination: "/sys", Type: "tmpfs", Source: "sys", Options: []string{"nosuid", "noexec", "nodev", "mode=755", "size=64k", "ro"}},
 		{Destination: "/sys/fs/cgroup", Type: "cgroup", Source: "cgroup", Options: []string{"nosuid", "noexec", "nodev", "relatime", "ro"}},
 		{Destination: "/dev", Type: "tmpfs", Source: "tmpfs", Options: []string{"nosuid", "strictatime", "mode=755", "size=64k"}},
-		{Destination: "/dev/pts", Type: "devpts", Source: "devpts", Options: []string{"nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"}},
+		{Destination: "/dev/pts", Type: "devpts", Source: "devpts", Options: []string{"nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", fmt.Sprintf("max=%d", terminals)}},
 		{Destination: "/dev/shm", Type: "tmpfs", Source: "shm", Options: []string{"nosuid", "noexec", "nodev", "mode=1777", fmt.Sprintf("size=%d", tmpBytes)}},
 		{Destination: "/tmp", Type: "tmpfs", Source: "tmp", Options: []string{"nosuid", "nodev", "mode=1777", fmt.Sprintf("size=%d", tmpBytes)}},
 	}
@@ -167,9 +167,14 @@ func cpuQuota(milliCPU int64) int64 { return milliCPU * cpuPeriod / 1000 }
 // load modules of the kernel, and some, such as vsock, know no network namespace.
 var socketFamilies = []uint64{unix.AF_UNIX, unix.AF_INET, unix.AF_INET6, unix.AF_NETLINK}
 
+// asynchronousIO are the system calls of an older way than io_uring, which is
+// refused as well. Of its requests fs.aio-max-nr is for the whole machine, 65,536,
+// whoever makes them. Node.js has no use for it.
+var asynchronousIO = []string{"io_setup", "io_destroy", "io_submit", "io_cancel", "io_getevents", "io_pgetevents", "io_pgetevents_time64"}
+
 // seccompProfile returns the filter of system calls that container engines
 // commonly apply, as it is for a process without capabilities on this kernel,
-// and narrower in two points. Only the machine's own system calls are there, not
+// and narrower in three points. No asynchronousIO. Only the machine's own system calls are there, not
 // those for 32-bit programs, where the filter cannot see which socket
 // socketcall(2) makes; and only socketFamilies.
 func seccompProfile() (*specs.LinuxSeccomp, error) {
@@ -182,7 +187,9 @@ func seccompProfile() (*specs.LinuxSeccomp, error) {
 	profile.Architectures = profile.Architectures[:min(1, len(profile.Architectures))]
 	var calls []specs.LinuxSyscall
 	for _, call := range profile.Syscalls {
-		call.Names = slices.DeleteFunc(slices.Clone(call.Names), func(name string) bool { return name == "socket" || name == "socketcall" })
+		call.Names = slices.DeleteFunc(slices.Clone(call.Names), func(name string) bool {
+			return name == "socket" || name == "socketcall" || slices.Contains(asynchronousIO, name)
+		})
 		if len(call.Names) > 0 {
 			calls = append(calls, call)
 		}

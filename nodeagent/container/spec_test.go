@@ -106,7 +106,7 @@ func TestSeccompRefusesWhatNeedsCapabilities(t *testing.T) {
 		if call.Action != specs.ActAllow || len(call.Args) > 0 {
 			continue
 		}
-		for _, name := range []string{"mount", "unshare", "setns", "bpf", "init_module", "kexec_load", "io_uring_setup", "open_by_handle_at"} {
+		for _, name := range []string{"mount", "unshare", "setns", "bpf", "init_module", "kexec_load", "io_uring_setup", "io_setup", "open_by_handle_at"} {
 			if slices.Contains(call.Names, name) {
 				t.Errorf("%s is allowed", name)
 			}

@@ -176,6 +176,9 @@ func neighbourAttacks() []Attack {
 	}
 	return []Attack{
 		takes("inotify", "inotify instances, which are counted for all containers together"),
+		takes("watches", "what inotify watches, which is"),
+		takes("pty", "terminals, which are"),
+		{Name: "neighbours/take-aio", Aim: "requests of asynchronous I/O, which are", Wall: wallSeccomp, Once: true, Takes: "aio"},
 		takes("timer", "queued signals, which are"),
 		takes("queue", "bytes of message queues, which are"),
 		takes("lock", "locked memory, which is"),

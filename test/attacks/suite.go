@@ -289,6 +289,10 @@ func (s *Suite) one(ctx context.Context, a Attack) error {
 			if err := s.ask(ctx, Victim, witnessName, "/use?what="+a.Takes, &used); err != nil {
 				return err
 			}
+			// Nothing says that what met no limit would have, on a node with more of it.
+			if took := strings.Fields(got.How); !got.silent && len(took) != 3 {
+				r.Err = fmt.Errorf("%s SUCCEEDED (%s): it met no limit", a.Name, got.How)
+			}
 			// Where nobody gets any nobody takes anything from another.
 			if used.Used == "" && !strings.HasPrefix(got.How, "holding 0 ") {
 				r.Err = fmt.Errorf("%s SUCCEEDED (%s): another function is refused with %s", a.Name, got.How, used.Refused)

@@ -715,8 +715,30 @@ static long lock_once(void) {
 	return page == MAP_FAILED ? -1 : mlock(page, 4096);
 }
 
+// Another file for each, watched by as many instances as there are: a file costs
+// more memory than a watch, of which the container has a limit, too.
+static long watch_once(void) {
+	enum { instances = 8 };
+	static int instance[instances], watched;
+	char file[64];
+	snprintf(file, sizeof file, "/tmp/watched-%d-%d", getpid(), watched / instances);
+	int *fd = &instance[watched % instances];
+	if (watched < instances) *fd = must(inotify_init1(IN_CLOEXEC), "inotify");
+	if (watched % instances == 0) close(must(open(file, O_CREAT | O_WRONLY, 0600), "make a file"));
+	watched++;
+	return inotify_add_watch(*fd, file, IN_OPEN);
+}
+
+static long terminal_once(void) { return open("/dev/ptmx", O_RDWR | O_NOCTTY); }
+
+static long aio_once(void) {
+	unsigned long context = 0; // each is a mapping, too, of which a process has a number
+	return syscall(SYS_io_setup, 16, &context);
+}
+
 static const struct { const char *name; long (*once)(void); } shared[] = {
-	{ "inotify", inotify_once }, { "timer", timer_once }, { "queue", queue_once }, { "lock", lock_once },
+	{ "inotify", inotify_once }, { "watches", watch_once }, { "pty", terminal_once }, { "aio", aio_once },
+	{ "timer", timer_once }, { "queue", queue_once }, { "lock", lock_once },
 };
 
 static long (*which(void))(void) {
@@ -729,12 +751,14 @@ static long (*which(void))(void) {
 
 static void use(void) { attempt(which()(), word(0)); }
 
+#define MOST (1 << 18)
+
 static void take_all(void) {
 	long (*once)(void) = which();
 	int taken = 0;
 	alarm(20);
-	while (taken < 1 << 17 && once() >= 0) taken++;
-	printf("holding %d %s\n", taken, taken < 1 << 17 ? strerrorname_np(errno) : "");
+	while (taken < MOST && once() >= 0) taken++;
+	printf("holding %d %s\n", taken, taken < MOST ? strerrorname_np(errno) : "");
 	fflush(stdout);
 	sleep(15);
 	exit(0);

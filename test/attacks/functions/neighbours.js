@@ -60,12 +60,14 @@ module.exports = {
   process_vm_readv: () => native('process_vm_readv'),
   kill: () => native('kill'),
   // Files of the root are the same for all: who opens them must not be seen.
-  // Files of the root are the same for all: who opens them must not be seen.
   watch: (facts) => watch(facts, ['/usr/local/bin/node', '/opt/sanfran/worker/start.js', '/opt/sanfran/worker', '/etc']),
   'watch-bundle': (facts) => watch(facts, [`${__dirname}/index.js`, __dirname]),
   // What the kernel counts together for all containers; the runner looks whether
   // a neighbour still gets some.
   'take-inotify': () => nativeLeft('take-all', 'inotify'),
+  'take-watches': () => nativeLeft('take-all', 'watches'),
+  'take-pty': () => nativeLeft('take-all', 'pty'),
+  'take-aio': () => nativeLeft('take-all', 'aio'),
   'take-timer': () => nativeLeft('take-all', 'timer'),
   'take-queue': () => nativeLeft('take-all', 'queue'),
   'take-lock': () => nativeLeft('take-all', 'lock'),
