@@ -8,6 +8,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"io/fs"
 	"maps"
 	"net"
 	"net/http"
@@ -53,12 +54,16 @@ func TestAttacks(t *testing.T) {
 		client: &http.Client{Timeout: 2 * patience, Transport: &http.Transport{MaxIdleConnsPerHost: 100}},
 	}
 	t.Cleanup(site.client.CloseIdleConnections)
+	facts.Logs = a.cfg.Logs.Dir
 	suite := attacks.Suite{Installation: site, Facts: facts, Only: os.Getenv(attackOnly), Report: func(r attacks.Result) {
 		if r.Skipped {
 			t.Logf("%-40s %s", r.Attack.Name, r.How)
 			return
 		}
 		t.Logf("%-40s %s", r.Attack.Name, strings.TrimSpace(r.How))
+		if r.Attack.Name == "neighbours/logs" && !logged(t, facts.Logs, "the victim keeps ") {
+			t.Errorf("%s proves nothing: the victim's secret is not in %s", r.Attack.Name, facts.Logs)
+		}
 	}}
 	if rounds := os.Getenv(attackRounds); rounds != "" {
 		if suite.Rounds, err = strconv.Atoi(rounds); err != nil {
@@ -107,6 +112,16 @@ func TestAttacksWorkWhereNothingHolds(t *testing.T) {
 			t.Errorf("%s: %v %s", name, err, out)
 		}
 	}
+	// Where somebody else's process has a number: a sibling of whoever started it.
+	for _, name := range []string{"ptrace", "process_vm_readv", "kill"} {
+		cmd := exec.CommandContext(t.Context(), "/bin/sh", "-c",
+			`mount --make-rprivate / && mount -t proc proc /proc || exit; sleep 60 & sh -c '"$0" "$1"; exit $?' "$0" "$1"; said=$?; kill $!; exit $said`,
+			program, name)
+		cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNS | syscall.CLONE_NEWPID}
+		if out, err := cmd.CombinedOutput(); err != nil || !strings.HasPrefix(string(out), "got ") {
+			t.Errorf("%s: %v %s", name, err, out)
+		}
+	}
 }
 
 // inOwnTmp runs a command with a tmpfs of its own at /tmp.
@@ -144,6 +159,23 @@ func attackedNode(t *testing.T) attacks.Facts {
 		hears(t, inWorld, address)
 	}
 	here := func(do func() error) error { return do() }
+	echoes(t, inWorld, worldIP+":8088")
+	echoes(t, here, ":2222")
+	// It does answer at the node's own address.
+	conn, err := net.Dial("udp4", nodeIP+":2222")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if err := conn.SetDeadline(time.Now().Add(patience)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := conn.Write([]byte("sanfran")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := conn.Read(make([]byte, 16)); err != nil {
+		t.Fatalf("the node's own datagram service: %v", err)
+	}
 	for _, address := range []string{":10250", ":2222"} {
 		hears(t, here, address)
 	}
@@ -151,7 +183,7 @@ func attackedNode(t *testing.T) attacks.Facts {
 		NodeIP: nodeIP, Agent: nodeIP + ":7070", AgentPods: nodeIP + ":7071",
 		Kubelet: nodeIP + ":10250", OtherKubelet: worldIP + ":10250", Metadata: metadata + ":80",
 		NodeService: nodeIP + ":2222", Loopback: "127.0.0.1:2222", Bridge: "10.246.0.1:2222",
-		Beyond: worldIP + ":8088", Unassigned: "10.245.200.1:2222",
+		Beyond: worldIP + ":8088", Unassigned: "10.245.200.1:2222", Datagrams: "10.245.200.1:2222",
 	}
 }
 
@@ -193,6 +225,63 @@ func hears(t *testing.T, in func(func() error) error, address string) {
 	}()
 }
 
+// echoes answers datagrams with themselves, from the address to which they came.
+func echoes(t *testing.T, in func(func() error) error, address string) {
+	t.Helper()
+	var conn *net.UDPConn
+	if err := in(func() error {
+		at, err := net.ResolveUDPAddr("udp4", address)
+		if err != nil {
+			return err
+		}
+		conn, err = net.ListenUDP("udp4", at)
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan struct{})
+	t.Cleanup(func() { conn.Close(); <-done })
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var set error
+	if err := raw.Control(func(fd uintptr) { set = unix.SetsockoptInt(int(fd), unix.IPPROTO_IP, unix.IP_PKTINFO, 1) }); err != nil || set != nil {
+		t.Fatal(err, set)
+	}
+	go func() {
+		defer close(done)
+		buf, oob := make([]byte, 1500), make([]byte, 128)
+		for {
+			n, about, _, from, err := conn.ReadMsgUDP(buf, oob)
+			if err != nil {
+				return
+			}
+			// What is said of where it came to says where the answer comes from.
+			if _, _, err := conn.WriteMsgUDP(buf[:n], oob[:about], from); err != nil {
+				return
+			}
+		}
+	}()
+}
+
+// logged says whether a file below the folder holds the text.
+func logged(t *testing.T, folder, text string) bool {
+	t.Helper()
+	found := false
+	if err := filepath.WalkDir(folder, func(path string, entry fs.DirEntry, err error) error {
+		if err != nil || !entry.Type().IsRegular() {
+			return err
+		}
+		data, err := os.ReadFile(path)
+		found = found || bytes.Contains(data, []byte(text))
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	return found
+}
+
 // attackedSite is the agent as attacks.Installation.
 type attackedSite struct {
 	agent  *realAgent
@@ -205,12 +294,20 @@ type attackedSite struct {
 
 var _ attacks.Installation = (*attackedSite)(nil)
 
-func (s *attackedSite) Deploy(_ context.Context, tenant, name string, idle bool) (string, error) {
+func (s *attackedSite) Deploy(_ context.Context, f attacks.Function) (string, error) {
 	s.made++
+	tenant, name := f.Tenant, f.Name
 	pod := assignment(name, fmt.Sprintf("10.245.20.%d", s.made), s.digest)
 	pod.Namespace = tenant
 	pod.PodUid = fmt.Sprintf("uid-%s-%s-%d", tenant, name, s.made)
-	if idle {
+	if f.Secret != "" {
+		own := s.agent.cp.bundle(map[string]string{"file": f.Secret + "-bundle"})
+		pod.Mounts = append(pod.Mounts,
+			&agentv1.Mount{Path: "/own", Source: &agentv1.Mount_Bundle{Bundle: own}},
+			&agentv1.Mount{Path: "/etc/secret", Source: &agentv1.Mount_Files{Files: &agentv1.FileSet{Files: map[string][]byte{"file": []byte(f.Secret + "-secret")}}}},
+			&agentv1.Mount{Path: "/data", Source: &agentv1.Mount_EmptyDir{EmptyDir: &agentv1.EmptyDir{Name: "data"}}})
+	}
+	if f.Idle {
 		pod.IdleTimeout = durationpb.New(time.Second)
 	}
 	s.pods[tenant+"/"+name] = pod

@@ -36,7 +36,7 @@ func (s *Suite) leftovers(ctx context.Context) error {
 	find, daemon := Leftovers()[0], Leftovers()[1]
 	facts := s.Facts
 	var err error
-	if facts.Self, err = s.Installation.Deploy(ctx, Attacker, name, true); err != nil {
+	if facts.Self, err = s.Installation.Deploy(ctx, Function{Tenant: Attacker, Name: name, Idle: true}); err != nil {
 		return err
 	}
 	if got := s.attack(ctx, name, Attack{Name: "leftovers/leave"}, facts); got.Refused || got.Broken != "" || got.silent {

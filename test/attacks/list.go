@@ -21,6 +21,8 @@ type Attack struct {
 	// Open says why nothing stands in the way yet, of an attack that succeeds and
 	// gains little; docs/isolation.md says so, too.
 	Open string
+	// Shown: the victim itself succeeds with the same, or the attack proves nothing.
+	Shown bool
 	// Takes is what it leaves nothing of to others, unless the wall holds.
 	Takes string
 }
@@ -74,6 +76,13 @@ func files(aim, wall, refusals string, names ...string) []Attack {
 // reach is a connection that must not come about to an address of the facts.
 func reach(name, needs, aim, wall string) Attack {
 	return Attack{Name: "network/" + name, Aim: aim, Wall: wall, Refusals: "ETIMEDOUT ECONNREFUSED EHOSTUNREACH", Needs: needs}
+}
+
+// shown is an attack of which the victim shows that there is something to be had.
+func shown(name, aim, wall, refusals string) Attack {
+	a := neighbour(name, aim, wall, refusals)
+	a.Shown = true
+	return a
 }
 
 func neighbour(name, aim, wall, refusals string) Attack {
@@ -162,7 +171,7 @@ func networkAttacks() []Attack {
 		reach("container-of-another", "container", "another container, by its own network", wallNodeRules),
 		reach("socket-of-another", "socket", "another container's listener, past its pod's address", wallNodeRules),
 		reach("no-function", "unassigned", "services of the node at a function's address that is nobody's", wallLookup),
-		reach("no-function-udp", "unassigned", "the same by UDP", wallLookup),
+		reach("no-function-udp", "datagrams", "the same by UDP", wallLookup),
 		{Name: "network/api-server", Aim: "the API server, without credentials", Wall: "the API server itself", Refusals: "HTTP401 HTTP403 ETIMEDOUT ECONNREFUSED", Needs: "apiServer"},
 		{Name: "network/lease", Aim: "another function's nonce, with a guessed lease", Wall: "random leases, stripped headers (I2)", Refusals: "NONE"},
 		{Name: "network/set-address", Aim: "to speak for another container", Wall: wallCapabilities, Refusals: denied},
@@ -182,21 +191,23 @@ func neighbourAttacks() []Attack {
 		takes("timer", "queued signals, which are"),
 		takes("queue", "bytes of message queues, which are"),
 		takes("lock", "locked memory, which is"),
-		neighbour("tmp", "another's /tmp", wallMount, "NONE"),
-		neighbour("shm", "another's /dev/shm", wallMount, "NONE"),
-		neighbour("volumes", "another's bundle, Secrets and emptyDirs", wallMount, "NONE"),
+		shown("tmp", "another's /tmp", wallMount, "NONE"),
+		shown("shm", "another's /dev/shm", wallMount, "NONE"),
+		shown("bundle", "another's bundle", wallMount, "NONE"),
+		shown("secret", "another's Secrets", wallMount, "NONE"),
+		shown("empty-dir", "another's emptyDirs", wallMount, "NONE"),
 		neighbour("logs", "another's logs", wallMount, "NONE"),
-		neighbour("environment", "another's environment", wallPID, "NONE"),
-		neighbour("commands", "another's command lines", wallPID, "NONE"),
-		neighbour("namespaces", "a namespace shared with another", "namespaces of its own", "NONE"),
-		neighbour("shared-memory", "another's System V shared memory", wallIPC, "ENOENT"),
-		neighbour("message-queue", "another's message queue", wallIPC, "ENOENT EACCES ENOSYS"),
-		neighbour("abstract-socket", "another's abstract unix socket", wallNet, "ECONNREFUSED"),
+		shown("environment", "another's environment", wallPID, "NONE"),
+		shown("commands", "another's command lines", wallPID, "NONE"),
+		shown("namespaces", "a namespace shared with another", "namespaces of its own", "NONE"),
+		shown("shared-memory", "another's System V shared memory", wallIPC, "ENOENT"),
+		shown("message-queue", "another's message queue", wallIPC, "ENOENT"),
+		shown("abstract-socket", "another's abstract unix socket", wallNet, "ECONNREFUSED"),
 		neighbour("ptrace", "to trace another's processes", wallPID, "ESRCH EPERM"),
 		neighbour("process_vm_readv", "another's memory", wallPID, "ESRCH EPERM"),
 		neighbour("kill", "to signal another's processes", wallPID, "ESRCH EPERM"),
-		neighbour("watch", "when another opens files of the shared root", "an overlay of its own", "NONE"),
-		neighbour("watch-bundle", "when another opens files of a bundle that both have", "files of its namespace's own", "NONE"),
+		shown("watch", "when another opens files of the shared root", "an overlay of its own", "NONE"),
+		shown("watch-bundle", "when another opens files of a bundle that both have", "files of its namespace's own", "NONE"),
 		neighbour("compile-cache", "to plant code in the compile cache", wallNamespaced, "EROFS EACCES"),
 	}
 }
@@ -255,8 +266,8 @@ func Floods() []Attack {
 	return []Attack{
 		flood("fork", "process ids, by a fork bomb", "EAGAIN"),
 		flood("cpu", "processors", ""),
-		flood("memory", "memory", "ENOMEM"),
-		flood("descriptors", "file descriptors", ""),
+		flood("memory", "memory", "ENOMEM ERR_MEMORY_ALLOCATION_FAILED"),
+		flood("descriptors", "file descriptors", "EMFILE"),
 		flood("disk", "memory, by /tmp", "ENOSPC"),
 		flood("logs", "the disk, by endless logs", ""),
 		flood("connections", "the connection tracker, by a flood of connections", ""),

@@ -23,10 +23,9 @@ const (
 
 // Installation is where functions run.
 type Installation interface {
-	// Deploy makes a function pod of the bundle in a tenant's namespace, parked
-	// after a second or two without requests if idle, and returns its address
-	// (host:port) when it is ready.
-	Deploy(ctx context.Context, tenant, name string, idle bool) (string, error)
+	// Deploy makes a function pod of the bundle and returns its address (host:port)
+	// when it is ready.
+	Deploy(ctx context.Context, f Function) (string, error)
 	// Remove deletes a function pod and returns when it is gone.
 	Remove(ctx context.Context, tenant, name string) error
 	// Get asks a function as any client of its does. It returns whatever the
@@ -35,6 +34,17 @@ type Installation interface {
 	// Outside is what who is no function is answered at an address (host:port),
 	// "" for nothing.
 	Outside(ctx context.Context, address string) string
+}
+
+// Function is a pod to be made.
+type Function struct {
+	Tenant, Name string // of whose namespace
+	// Idle: it is parked after a second or two without requests.
+	Idle bool
+	// Secret, if there is one, it has in a file of a bundle at /own, with "-bundle"
+	// behind it, and of a Secret at /etc/secret, with "-secret"; and it has an emptyDir
+	// at /data.
+	Secret string
 }
 
 // Facts is what an attacker may know, be it from an insider. Addresses are
@@ -59,6 +69,8 @@ type Facts struct {
 	Bridge       string `json:"bridge"`
 	Beyond       string `json:"beyond"` // what functions and the node may reach
 	Unassigned   string `json:"unassigned"`
+	Datagrams    string `json:"datagrams"` // of no function, where the node answers by UDP; then Beyond does, too
+	Logs         string `json:"logs"`      // the folder on the node
 	APIServer    string `json:"apiServer"`
 
 	// Of one attack; Port is one of the node's that nobody listens on.
@@ -160,16 +172,16 @@ func (s *Suite) chosen(list []Attack) []Attack {
 
 // prepare deploys who stays, and has the victim keep a secret.
 func (s *Suite) prepare(ctx context.Context) (err error) {
-	if s.Facts.Victim, err = s.Installation.Deploy(ctx, Victim, victimName, false); err != nil {
-		return err
-	}
-	if s.Facts.Witness, err = s.Installation.Deploy(ctx, Victim, witnessName, false); err != nil {
-		return err
-	}
-	if s.Facts.Self, err = s.Installation.Deploy(ctx, Attacker, reusedName, false); err != nil {
-		return err
-	}
 	s.Facts.Secret = rand.Text()
+	if s.Facts.Victim, err = s.Installation.Deploy(ctx, Function{Tenant: Victim, Name: victimName, Secret: s.Facts.Secret}); err != nil {
+		return err
+	}
+	if s.Facts.Witness, err = s.Installation.Deploy(ctx, Function{Tenant: Victim, Name: witnessName}); err != nil {
+		return err
+	}
+	if s.Facts.Self, err = s.Installation.Deploy(ctx, Function{Tenant: Attacker, Name: reusedName}); err != nil {
+		return err
+	}
 	var kept struct {
 		Container, Socket, Started string
 		Namespaces                 map[string]string
@@ -182,8 +194,14 @@ func (s *Suite) prepare(ctx context.Context) (err error) {
 	if s.Facts.Beyond == "" {
 		return nil
 	}
-	if got := s.attack(ctx, reusedName, Attack{Name: "network/beyond"}, s.Facts); got.Refused || got.Broken != "" {
-		return fmt.Errorf("a function does not reach %s, as it should: %s %s%s", s.Facts.Beyond, got.Code, got.How, got.Broken)
+	ways := []string{"network/beyond"}
+	if s.Facts.Datagrams != "" {
+		ways = append(ways, "network/beyond-udp")
+	}
+	for _, way := range ways {
+		if got := s.attack(ctx, reusedName, Attack{Name: way}, s.Facts); !got.succeeded() {
+			return fmt.Errorf("a function does not reach %s, as it should: %s: %s %s%s", s.Facts.Beyond, way, got.Code, got.How, got.Broken)
+		}
 	}
 	return nil
 }
@@ -214,14 +232,20 @@ type answer struct {
 	silent  bool // the function did not answer by itself
 }
 
+func (a answer) succeeded() bool { return !a.Refused && a.Broken == "" && !a.silent }
+
 func (s *Suite) attack(ctx context.Context, name string, a Attack, facts Facts) answer {
+	return s.attackBy(ctx, Attacker, name, a, facts)
+}
+
+func (s *Suite) attackBy(ctx context.Context, tenant, name string, a Attack, facts Facts) answer {
 	data, err := json.Marshal(facts)
 	if err != nil {
 		return answer{Broken: err.Error()}
 	}
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
-	status, body, err := s.Installation.Get(ctx, Attacker, name, "/"+a.Name+"?facts="+url.QueryEscape(string(data)))
+	status, body, err := s.Installation.Get(ctx, tenant, name, "/"+a.Name+"?facts="+url.QueryEscape(string(data)))
 	if err != nil {
 		return answer{silent: true, How: "its client: " + err.Error()}
 	}
@@ -246,7 +270,7 @@ func judge(a Attack, got answer) Result {
 	case got.Refused:
 		r.How = got.Code + " " + got.How
 		// Of those that listen, being refused is even better.
-		if !contained && !slices.Contains(strings.Fields(a.Refusals), got.Code) {
+		if a.Refusals != "" && !slices.Contains(strings.Fields(a.Refusals), got.Code) {
 			r.Err = fmt.Errorf("%s was refused with %s, which is none of %s: is that what it should meet?", a.Name, r.How, a.Refusals)
 		}
 	case contained:
@@ -263,6 +287,12 @@ func (s *Suite) one(ctx context.Context, a Attack) error {
 	if a.Needs != "" && !s.Facts.has(a.Needs) {
 		s.report(Result{Attack: a, Skipped: true, How: "not made: nothing is known of " + a.Needs})
 		return ctx.Err()
+	}
+	if a.Shown {
+		if got := s.attackBy(ctx, Victim, victimName, a, s.Facts); !got.succeeded() {
+			s.report(Result{Attack: a, Err: fmt.Errorf("%s proves nothing: the victim itself is refused: %s %s%s", a.Name, got.Code, got.How, got.Broken)})
+			return ctx.Err()
+		}
 	}
 	if !a.Once {
 		s.report(judge(a, s.attack(ctx, reusedName, a, s.Facts)))
@@ -327,7 +357,7 @@ func (s *Suite) fresh(ctx context.Context, attack func(name string, facts Facts)
 	// The attacker before may still be going, with its port.
 	facts.Port = strconv.Itoa(firstPort + s.made)
 	var err error
-	if facts.Self, err = s.Installation.Deploy(ctx, Attacker, name, false); err != nil {
+	if facts.Self, err = s.Installation.Deploy(ctx, Function{Tenant: Attacker, Name: name}); err != nil {
 		return err
 	}
 	err = attack(name, facts)

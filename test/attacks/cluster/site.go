@@ -107,7 +107,7 @@ func (s *site) facts(ctx context.Context) (attacks.Facts, error) {
 		return attacks.Facts{}, err
 	}
 	// The range of functions' addresses, by that of one.
-	address, err := s.Deploy(ctx, attacks.Victim, "first", false)
+	address, err := s.Deploy(ctx, attacks.Function{Tenant: attacks.Victim, Name: "first"})
 	if err != nil {
 		return attacks.Facts{}, err
 	}
@@ -123,7 +123,7 @@ func (s *site) facts(ctx context.Context) (attacks.Facts, error) {
 	facts := attacks.Facts{
 		NodeIP: nodes[0], Agent: nodes[0] + ":7070", AgentPods: nodes[0] + ":7071", Kubelet: nodes[0] + ":10250",
 		Metadata: "169.254.169.254:80", NodeService: nodes[0] + ":10256" /* kube-proxy's health */, Loopback: "127.0.0.1:10248", /* the kubelet's */
-		Bridge: "10.246.0.1:10250", Beyond: api, APIServer: api, Unassigned: netip.AddrFrom4(last).String() + ":10250",
+		Bridge: "10.246.0.1:10250", Beyond: api, APIServer: api, Logs: "/var/lib/sanfran/logs", Unassigned: netip.AddrFrom4(last).String() + ":10250",
 	}
 	if len(nodes) > 1 {
 		facts.OtherKubelet = nodes[1] + ":10250"
@@ -132,12 +132,24 @@ func (s *site) facts(ctx context.Context) (attacks.Facts, error) {
 }
 
 // Deploy implements attacks.Installation.
-func (s *site) Deploy(ctx context.Context, tenant, name string, idle bool) (string, error) {
+func (s *site) Deploy(ctx context.Context, f attacks.Function) (string, error) {
+	tenant, name := f.Tenant, f.Name
 	ctx, cancel := context.WithTimeoutCause(ctx, patience, fmt.Errorf("%s of %s does not answer after %v", name, tenant, patience))
 	defer cancel()
 	idleTimeout := "10m"
-	if idle {
+	if f.Idle {
 		idleTimeout = "2s"
+	}
+	mounts, volumes := "", ""
+	if f.Secret != "" {
+		mounts = ", {name: own, mountPath: /own}, {name: secret, mountPath: /etc/secret}, {name: data, mountPath: /data}"
+		volumes = fmt.Sprintf(", {name: own, configMap: {name: %[1]s}}, {name: secret, secret: {secretName: %[1]s}}, {name: data, emptyDir: {}}", name)
+		if _, err := kubectl(ctx, "", "create", "configmap", name, "-n", namespace(tenant), "--from-literal=file="+f.Secret+"-bundle"); err != nil {
+			return "", err
+		}
+		if _, err := kubectl(ctx, "", "create", "secret", "generic", name, "-n", namespace(tenant), "--from-literal=file="+f.Secret+"-secret"); err != nil {
+			return "", err
+		}
 	}
 	s.pods[tenant+"/"+name] = true
 	manifest := fmt.Sprintf(`
@@ -155,9 +167,9 @@ spec:
     - name: function
       image: sanfran/node:24
       ports: [{containerPort: 8080}]
-      volumeMounts: [{name: code, mountPath: /function}]
-  volumes: [{name: code, configMap: {name: attacks}}]
-`, name, namespace(tenant), idleTimeout)
+      volumeMounts: [{name: code, mountPath: /function}%[4]s]
+  volumes: [{name: code, configMap: {name: attacks}}%[5]s]
+`, name, namespace(tenant), idleTimeout, mounts, volumes)
 	if _, err := kubectl(ctx, manifest, "create", "-f", "-"); err != nil {
 		return "", err
 	}

@@ -32,6 +32,9 @@ function filesBelow (folder, depth = 4) {
   })
 }
 
+// mounted is whatever a pod may have mounted, and a victim has.
+const mounted = () => ['/own', '/function', '/data', '/etc', '/run', '/var', '/home', '/opt/sanfran'].flatMap((folder) => filesBelow(folder))
+
 // watch sees whether the victim's opening of files is told here.
 function watch (facts, paths) {
   return new Promise((resolve, reject) => {
@@ -44,8 +47,10 @@ function watch (facts, paths) {
 module.exports = {
   tmp: ({ secret }) => search(secret, [...filesBelow('/tmp'), '/tmp/victim']),
   shm: ({ secret }) => search(secret, [...filesBelow('/dev/shm'), '/dev/shm/victim']),
-  volumes: ({ secret }) => search(secret, ['/function', '/data', '/etc', '/run', '/var', '/home', '/opt/sanfran'].flatMap((folder) => filesBelow(folder))),
-  logs: ({ secret }) => search(secret, filesBelow('/var/log')),
+  bundle: ({ secret }) => search(`${secret}-bundle`, mounted()),
+  secret: ({ secret }) => search(`${secret}-secret`, mounted()),
+  'empty-dir': ({ secret }) => search(`${secret}-data`, mounted()),
+  logs: ({ secret, logs }) => search(`${secret}-log`, ['/var/log', logs, `/proc/1/root${logs}`].flatMap((folder) => filesBelow(folder, 6))),
   environment: ({ secret }) => search(secret, processes().map((pid) => `/proc/${pid}/environ`)),
   commands: ({ secret }) => search(secret, processes().map((pid) => `/proc/${pid}/cmdline`)),
   namespaces: ({ namespaces }) => {

@@ -18,13 +18,14 @@ function datagram (address) {
     const timer = setTimeout(() => end(reject, new Refused('ETIMEDOUT', address)), 1000)
     socket.on('message', () => end(resolve, `an answer of ${address}`))
     socket.on('error', (error) => end(reject, error))
-    socket.connect(Number(port), host, () => socket.send('sanfran'))
+    socket.connect(Number(port), host, (error) => { if (error) end(reject, error); else socket.send('sanfran') })
   })
 }
 
 module.exports = {
   // Not an attack: what is attacked elsewhere can be reached as it should be.
   beyond: to('beyond'),
+  'beyond-udp': (facts) => datagram(facts.beyond),
   agent: to('agent'),
   'agent-pods': to('agentPods'),
   kubelet: to('kubelet'),
@@ -35,7 +36,7 @@ module.exports = {
   'container-of-another': to('container'),
   'socket-of-another': to('socket'),
   'no-function': to('unassigned'),
-  'no-function-udp': (facts) => datagram(facts.unassigned),
+  'no-function-udp': (facts) => datagram(facts.datagrams),
   // Anonymous: what is read without credentials must be nothing of the cluster's.
   'api-server': (facts) => new Promise((resolve, reject) => {
     const request = https.get(`https://${facts.apiServer}/api/v1/secrets`, { rejectUnauthorized: false, timeout: 2000 }, (answer) => {

@@ -17,6 +17,8 @@ async function keep (secret) {
   memory = Buffer.from(secret)
   process.env.SANFRAN_VICTIM = secret
   for (const file of ['/tmp/victim', '/dev/shm/victim']) fs.writeFileSync(file, secret, { mode: 0o666 })
+  fs.writeFileSync('/data/victim', `${secret}-data`)
+  console.log(`the victim keeps ${secret}-log`)
   holding ??= await nativeLeft('hold', secret)
   // A server in its own network, for neighbours to look for.
   inside ??= await new Promise((resolve, reject) => {
