@@ -212,6 +212,10 @@ func neighbourAttacks() []Attack {
 	}
 }
 
+// opensPorts: no rule of nftables sees a port being taken, and a filter of system
+// calls does not see whose network a socket is of.
+const opensPorts = "an accepted socket that was disconnected may have any port of the node from 1024 on; nobody is answered there, and nobody else gets it"
+
 func descriptorAttacks() []Attack {
 	const nowhere = "ETIMEDOUT ECONNREFUSED EHOSTUNREACH EINPROGRESS EAGAIN"
 	all := []Attack{
@@ -248,6 +252,8 @@ func descriptorAttacks() []Attack {
 		listens("listen-node", "a service of its own on the node", func(f Facts) []string { return []string{f.NodeIP + ":" + f.Port} }),
 		listens("listen-unassigned", "a service at an address of no function", func(f Facts) []string { return []string{host(f.Unassigned) + ":" + f.Port} }),
 		listens("listen-victim", "another function's address", func(f Facts) []string { return []string{f.Victim} }),
+		Attack{Name: "descriptors/take-ports", Aim: "TCP ports of the node that somebody needs", Wall: "nothing: see what is not hidden", Once: true, Takes: "port", Open: opensPorts},
+		Attack{Name: "descriptors/take-ephemeral-ports", Aim: "those that the kernel gives out", Wall: "nothing: see what is not hidden", Once: true, Open: opensPorts},
 		once("control-garbage", "the agent's process, by garbage", wallProtocol, ""),
 		once("control-line", "the agent's memory, by a line without an end", wallProtocol, ""),
 		once("control-flood", "the agent's time, by a flood of messages", wallProtocol, ""),

@@ -112,6 +112,7 @@ func TestJudge(t *testing.T) {
 		{"a flood that ended its function", flood, answer{silent: true}, ""},
 		{"known to succeed", open, answer{How: "saw"}, ""},
 		{"known to succeed, and refused now", open, answer{Refused: true, Code: "NONE"}, "open no more"},
+		{"known to succeed, without an answer", open, answer{silent: true}, "no answer"},
 		{"contained", contained, answer{How: "sent"}, ""},
 		{"contained and killed", contained, answer{silent: true}, ""},
 	} {

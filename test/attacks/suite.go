@@ -259,7 +259,7 @@ func (s *Suite) attackBy(ctx context.Context, tenant, name string, a Attack, fac
 // judge says what an answer means.
 func judge(a Attack, got answer) Result {
 	r := Result{Attack: a, How: got.How}
-	contained := a.Refusals == "" || a.family() == "floods"
+	contained := a.Open == "" && (a.Refusals == "" || a.family() == "floods")
 	switch {
 	case got.Broken != "":
 		r.Err = fmt.Errorf("%s could not be made: %s", a.Name, got.Broken)
@@ -316,16 +316,22 @@ func (s *Suite) one(ctx context.Context, a Attack) error {
 		}
 		if r.Err == nil && a.Takes != "" {
 			var used struct{ Used, Refused string }
-			if err := s.ask(ctx, Victim, witnessName, "/use?what="+a.Takes, &used); err != nil {
+			query := url.Values{"what": {a.Takes}, "self": {facts.Witness}, "port": {facts.Port}}
+			if err := s.ask(ctx, Victim, witnessName, "/use?"+query.Encode(), &used); err != nil {
 				return err
 			}
-			// Nothing says that what met no limit would have, on a node with more of it.
-			if took := strings.Fields(got.How); !got.silent && len(took) != 3 {
-				r.Err = fmt.Errorf("%s SUCCEEDED (%s): it met no limit", a.Name, got.How)
-			}
 			// Where nobody gets any nobody takes anything from another.
-			if used.Used == "" && !strings.HasPrefix(got.How, "holding 0 ") {
+			taken := used.Used == "" && !strings.HasPrefix(got.How, "holding 0 ")
+			switch {
+			case a.Open != "" && !taken:
+				r.Err = fmt.Errorf("%s (%s) takes nothing from another function, which is not how it is known", a.Name, got.How)
+			case a.Open != "":
+				r.How += ": another is refused with " + used.Refused
+			case taken:
 				r.Err = fmt.Errorf("%s SUCCEEDED (%s): another function is refused with %s", a.Name, got.How, used.Refused)
+			case !got.silent && len(strings.Fields(got.How)) != 3: // holding, how many, the code
+				// Nothing says that there is a limit, on a node with more of it.
+				r.Err = fmt.Errorf("%s SUCCEEDED (%s): it met no limit", a.Name, got.How)
 			}
 		}
 		s.report(s.beside(ctx, r))

@@ -32,6 +32,9 @@ module.exports = {
   'listen-node': ({ self, nodeIP, port }) => nativeLeft('accepted-listen', self, `${nodeIP}:${port}`),
   'listen-unassigned': ({ self, unassigned, port }) => nativeLeft('accepted-listen', self, `${unassigned.split(':')[0]}:${port}`),
   'listen-victim': ({ self, victim }) => nativeLeft('accepted-listen', self, victim),
+  // And whether others get a port of the node.
+  'take-ports': ({ self, port }) => nativeLeft('take-ports', self, port),
+  'take-ephemeral-ports': ({ self }) => nativeLeft('take-ports', self),
   'control-garbage': by('control-garbage'),
   'control-line': by('control-line'),
   'control-flood': by('control-flood'),

@@ -494,6 +494,32 @@ static void accepted_listen(void) {
 	exit(0);
 }
 
+// Holds fifty ports of the node for fifteen seconds: those from the one in the
+// second argument on, or without it some of the kernel's choice.
+static void take_ports(void) {
+	enum { most = 50 };
+	struct sockaddr_in at = { .sin_family = AF_INET };
+	if (words[1]) at.sin_port = htons((unsigned short)atoi(words[1]));
+	for (int i = 0; i < most; i++) {
+		int fd = loose(), no = 0;
+		setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &no, sizeof no); // nobody else gets it
+		if (words[1]) {
+			if (bind(fd, (struct sockaddr *)&at, sizeof at) < 0) refused("bind to a port of the node");
+			at.sin_port = htons(ntohs(at.sin_port) + 1);
+		} else if (listen(fd, 1) < 0) refused("listen on a port of the node");
+	}
+	printf("holding %d ports\n", most);
+	fflush(stdout);
+	sleep(15);
+	exit(0);
+}
+
+// Takes one as the agent does for a container: if need be from who allows it.
+static void take_port(void) {
+	struct sockaddr_in at = { .sin_family = AF_INET, .sin_port = htons((unsigned short)atoi(word(1))) };
+	attempt(bind(loose(), (struct sockaddr *)&at, sizeof at), "bind to a port of the node");
+}
+
 static void steal_port(void) { // the port of another container's listener
 	int fd = loose(), yes = 1;
 	struct sockaddr_in at = address(word(1));
@@ -807,7 +833,7 @@ static const struct { const char *name; void (*run)(void); } attacks[] = {
 	{ "raw-socket", raw }, { "packet-socket", packet }, { "vsock", vsock }, { "af_alg", alg }, { "socket-families", families }, { "vsock-by-int80", vsock32 }, { "af_alg-by-int80", alg32 },
 	{ "set-address", own_address }, { "nftables", netfilter },
 	{ "listener-connect", listener_connect }, { "accepted-connect", accepted_connect }, { "accepted-fast-open", accepted_fast_open },
-	{ "accepted-source", accepted_source }, { "accepted-device", accepted_device }, { "accepted-listen", accepted_listen }, { "steal-port", steal_port },
+	{ "accepted-source", accepted_source }, { "accepted-device", accepted_device }, { "accepted-listen", accepted_listen }, { "steal-port", steal_port }, { "take-ports", take_ports }, { "take-port", take_port },
 	{ "clear-mark", clear_mark }, { "clear-accepted-mark", clear_accepted_mark }, { "transparent", transparent }, { "tcp-repair", repair },
 	{ "force-buffer", force_buffer }, { "node-namespace", host_namespace }, { "node-interface", host_interface }, { "node-address", host_address },
 	{ "control-garbage", control_garbage }, { "control-line", control_line }, { "control-flood", control_flood }, { "control-descriptors", control_descriptors },

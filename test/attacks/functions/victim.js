@@ -64,7 +64,8 @@ module.exports = {
 
   // uses one of what a neighbour may have taken.
   use (req, res) {
-    try { res.json({ used: native('use', req.query.what) }) } catch (error) { res.json({ refused: `${error.code} ${error.message}` }) }
+    const { what, self, port } = req.query
+    try { res.json({ used: what === 'port' ? native('take-port', self, port) : native('use', what) }) } catch (error) { res.json({ refused: `${error.code} ${error.message}` }) }
   },
 
   // hears of a process that wants to outlive its lease; how many times so far.
