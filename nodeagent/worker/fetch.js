@@ -3,8 +3,9 @@
 // Contract 3: a handler of the web standard, (request, env, context) => Response.
 
 const { answerFailure, logError } = require('./answers.js')
+const { isDecoded, isHopByHop, withoutNamed } = require('./web-headers.js')
 const { WebRequest } = require('./web-request.js')
-const { WebResponse, isResponse } = require('./web-response.js')
+const { WebResponse, isResponse, mustNotBeCancelled } = require('./web-response.js')
 
 const { Promise, ReadableStream, setImmediate } = globalThis
 const { apply } = Reflect
@@ -50,20 +51,26 @@ async function send(response, req, res) {
   // node-fetch's is a stream of Node.
   if (body && typeof body.getReader !== 'function') body = ReadableStream.from(body)
   // Before any of it is answered: a body that was read already is a failure.
-  const reader = !body || req.method === 'HEAD' ? null : body.getReader()
-  if (body && reader === null) await body.cancel()
+  const reader = body ? body.getReader() : null
+  const cancel = (reason, failed) => {
+    if (!mustNotBeCancelled(response, body)) reader.cancel(reason).catch(failed)
+  }
   res.statusCode = response.status
   if (response.statusText) res.statusMessage = response.statusText
-  for (const [name, value] of response.headers) {
-    if (name !== 'set-cookie') res.setHeader(name, value)
-  }
+  const head = headOf(response)
+  for (let i = 0; i < head.length; i += 2) res.setHeader(head[i], head[i + 1])
   // node-fetch has raw() for what the standard has now.
   const cookies = response.headers.getSetCookie?.() ?? response.headers.raw?.()['set-cookie'] ?? []
   if (cookies.length > 0) res.setHeader('Set-Cookie', cookies)
-  if (reader === null) return void res.end()
+  if (reader === null || req.method === 'HEAD') {
+    res.end()
+    // Not waited for: where the Response has been cloned, it may take for ever.
+    if (reader !== null) cancel(new Error('the request was a HEAD'), logError)
+    return
+  }
 
   res.on('close', () => {
-    if (!res.writableFinished) reader.cancel(new Error('the client is gone')).catch(() => {})
+    if (!res.writableFinished) cancel(new Error('the client is gone'), () => {})
   })
   // The head goes out with the first bytes when they are there already, or
   // else before them.
@@ -78,6 +85,20 @@ async function send(response, req, res) {
     if (!res.write(value)) await drained(res)
   }
   res.end()
+}
+
+// The headers that go out, cookies apart: [name, value, …].
+function headOf({ url, headers }) {
+  const plain = Boolean(url) && isDecoded(headers)
+  const head = []
+  let connection
+  for (const [name, value] of headers) {
+    if (name === 'connection') connection = value
+    if (name === 'set-cookie' || isHopByHop(name)) continue
+    if (plain && (name === 'content-encoding' || name === 'content-length')) continue
+    head.push(name, value)
+  }
+  return connection === undefined ? head : withoutNamed(head, connection)
 }
 
 // Resolves when the response takes more, or never will.

@@ -4,9 +4,11 @@
 
 const { createError } = require('./express.js')
 const { copyHeaders, replaceGlobal, standFor } = require('./web-forward.js')
+const { fetched } = require('./web-headers.js')
 
 const { AbortController, Headers, Promise, ReadableStream, Request, URL } = globalThis
 const { apply, construct } = Reflect
+const { then } = Promise.prototype
 const { arrayBuffer } = Request.prototype
 const { concat } = Buffer
 const { parse } = JSON
@@ -219,7 +221,7 @@ const WebRequestConstructor = new Proxy(Request, {
 const webFetch = new Proxy(globalThis.fetch, {
   apply(target, receiver, args) {
     if (WebRequest.is(args[0])) args[0] = WebRequest.native(args[0])
-    return apply(target, receiver, args)
+    return apply(then, apply(target, receiver, args), [fetched])
   },
 })
 Object.defineProperty(Request.prototype, 'constructor', { value: WebRequestConstructor })

@@ -7,10 +7,12 @@ const { types } = require('node:util')
 
 const { isSanfran, writeOwnHead } = require('./headers.js')
 const { copyHeaders, replaceGlobal, standFor } = require('./web-forward.js')
+const { isHopByHop, undecoded, withoutNamed } = require('./web-headers.js')
 
-const { Headers, Response } = globalThis
+const { FormData, Headers, Response, WeakSet } = globalThis
 const { apply, construct } = Reflect
 const { arrayBuffer } = Response.prototype
+const bodyOf = Object.getOwnPropertyDescriptor(Response.prototype, 'body').get
 const { byteLength, from } = Buffer
 const { stringify } = JSON
 const { keys } = Object
@@ -22,6 +24,18 @@ const JSON_TYPE = 'application/json'
 // Names and values that need neither a check nor a change.
 const NAME = /^[!#$%&'*+\-.^_`|~0-9A-Za-z]+$/
 const VALUE = /^(?:[\x21-\x7e](?:[\t\x20-\x7e]*[\x21-\x7e])?)?$/
+
+/** Streams that Node's own class has made of a FormData, see mustNotBeCancelled. */
+const forms = new WeakSet()
+
+/**
+ * Whether to cancel a Response's body would end the process: Node's stream of a
+ * FormData goes on writing, and nobody catches what that throws. It holds nothing
+ * that would have to be let go of. The streams of clones and of other copies of
+ * undici are known by the content type alone.
+ */
+const mustNotBeCancelled = ({ url, headers }, body) =>
+  forms.has(body) || !url && /^multipart\/form-data; *boundary=-+formdata-undici-/.test(headers.get?.('content-type'))
 
 class WebResponse {
   #body // string, Buffer or null
@@ -79,14 +93,20 @@ class WebResponse {
       if (native !== null) apply(arrayBuffer, native, [])
     }
     const head = response.#list ?? [...response.#headers].flat()
-    const sent = []
+    let sent = []
     let sized = false
+    let connection
     for (let i = 0; i < head.length; i += 2) {
       const name = head[i]
       if (isSanfran(name)) continue
-      sized ||= isFraming(name)
+      if (isHopByHop(name)) {
+        if (name.length === 10 && name.toLowerCase() === 'connection') connection = head[i + 1]
+        continue
+      }
+      sized ||= isLength(name)
       sent.push(name, head[i + 1])
     }
+    if (connection !== undefined) sent = withoutNamed(sent, connection)
     const status = response.#status
     if (!sized && status !== 204 && status !== 304) sent.push('content-length', body === null ? 0 : byteLength(body))
     if (response.#statusText !== '') res.statusMessage = response.#statusText
@@ -126,11 +146,7 @@ class WebResponse {
 
 const pairs = (list) => list.flatMap((item, i) => (i % 2 === 0 ? [[item, list[i + 1]]] : []))
 
-const isFraming = (name) => {
-  if (name.length !== 14 && name.length !== 17) return false
-  const lower = name.toLowerCase()
-  return lower === 'content-length' || lower === 'transfer-encoding'
-}
+const isLength = (name) => name.length === 14 && name.toLowerCase() === 'content-length'
 
 /**
  * A response of what new Response(body, init) got, or undefined where Node's
@@ -204,9 +220,14 @@ function make(body, init) {
   return light(source, type, status, statusText, headers) ?? new Response(body, { status, statusText, headers })
 }
 
+const isNative = (value) => value instanceof Response
+
 const WebResponseConstructor = new Proxy(Response, {
   construct(target, args, newTarget) {
-    return newTarget === WebResponseConstructor && make(args[0], args[1]) || construct(target, args, newTarget)
+    args = undecoded(args, isNative)
+    const response = newTarget === WebResponseConstructor && make(args[0], args[1]) || construct(target, args, newTarget)
+    if (args[0] instanceof FormData) forms.add(apply(bodyOf, response, []))
+    return response
   },
 })
 
@@ -233,9 +254,9 @@ replaceGlobal('Response', WebResponseConstructor)
  * package brings (undici, node-fetch, @whatwg-node/fetch).
  */
 function isResponse(value) {
-  if (value instanceof Response) return true
+  if (isNative(value)) return true
   return value !== null && typeof value === 'object' && Number.isInteger(value.status) && 'body' in value &&
     typeof value.headers?.[Symbol.iterator] === 'function'
 }
 
-module.exports = { WebResponse, isResponse }
+module.exports = { WebResponse, isResponse, mustNotBeCancelled }

@@ -9,6 +9,7 @@ const http = require('node:http')
 const net = require('node:net')
 const path = require('node:path')
 const test = require('node:test')
+const zlib = require('node:zlib')
 
 const { serving, LEASE, NODE_ADDRESS } = require('./container.js')
 
@@ -206,12 +207,127 @@ test('forms and large bodies pass; a slow reader holds the writer', async (t) =>
   assert.ok(size > 4096 * 65536)
 })
 
+test('a body that nobody reads to its end ends nothing else', async (t) => {
+  const container = await serving(t, {
+    'index.mjs': `const form = (size = 1) => { const f = new FormData(); f.set('a', new File([new Uint8Array(size)], 'f')); return f }
+      class Page extends Response {}
+      const ways = {
+        plain: () => new Response(form()), empty: () => new Response(new FormData()), typed: () => new Response(form(), { headers: { 'Content-Type': 'x/y' } }),
+        subclass: () => new Page(form()), copied: () => { const r = new Response(form()); return new Response(r.body, r) },
+        cloned: () => { const r = new Response(form()); r.clone(); return r }, both: () => { const r = new Response(form()); r.clone().body.cancel(); return r },
+        text: () => { const r = new Response('text'); r.clone(); return r }, stream: () => { const r = new Response(new Blob(['blob']).stream()); r.clone(); return r },
+        failing: () => new Response(new ReadableStream({ cancel() { throw new Error('from cancel') } })),
+        stuck: () => new Response(new ReadableStream({ cancel: () => new Promise(() => {}) })),
+        large: () => new Response(form(64 << 20)),
+      }
+      export default (request) => ways[new URL(request.url).pathname.slice(1)]()`,
+  })
+  for (const name of ['plain', 'empty', 'typed', 'subclass', 'copied', 'cloned', 'both', 'text', 'stream', 'failing', 'stuck']) {
+    const { status, text } = await container.request({ method: 'HEAD', path: `/${name}` })
+    assert.deepEqual([status, text], [200, ''], name)
+  }
+  await container.logged(/from cancel/)
+  assert.match((await container.request({ path: '/plain' })).text, /name="a"; filename="f"/)
+  const socket = net.connect(container.port, NODE_ADDRESS)
+  socket.write(`GET /large HTTP/1.1\r\nHost: a\r\nSanfran-Lease: ${LEASE}\r\n\r\n`)
+  await once(socket, 'data')
+  socket.destroy()
+  await container.receive('activity', { from: container.messages.length, where: (m) => m.inFlight === 0 })
+  assert.equal((await container.request({ path: '/text' })).text, 'text')
+})
+
+test('what fetch has decoded goes out plain, and no header of the other connection', async (t) => {
+  const encodings = { gzip: zlib.gzipSync, br: zlib.brotliCompressSync, deflate: zlib.deflateSync, zstd: zlib.zstdCompressSync }
+  const upstream = http.createServer((req, res) => {
+    const { pathname, searchParams } = new URL(req.url, 'http://a')
+    const encoding = searchParams.get('encoding')
+    res.setHeader('ETag', '"e"').setHeader('Vary', 'accept-encoding').setHeader('Content-Type', 'text/plain').setHeader('X-Named', 'n').setHeader('Proxy-Authenticate', 'Basic')
+    res.setHeader('Connection', 'close, x-named').setHeader('Keep-Alive', 'timeout=9')
+    if (encoding) res.setHeader('Content-Encoding', encoding)
+    if (pathname === '/unchanged') return res.writeHead(304).end()
+    const bytes = (encodings[encoding] ?? Buffer.from)('decoded')
+    res.setHeader('Content-Length', bytes.length).end(bytes)
+  }).listen(0, NODE_ADDRESS)
+  await once(upstream, 'listening')
+  t.after(() => upstream.close())
+  const container = await serving(t, {
+    'index.mjs': `import { gzipSync } from 'node:zlib'
+      class Page extends Response {}
+      const ways = {
+        itself: (r) => r, copy: (r) => new Response(r.body, r), headers: (r) => new Response(r.body, { status: r.status, headers: r.headers }),
+        ownHeaders: (r) => new Response(r.body, { headers: Object.fromEntries(r.headers) }), text: async (r) => new Response(await r.text(), r), bytes: async (r) => new Response(await r.arrayBuffer(), { headers: r.headers }),
+        subclass: (r) => new Page(r.body, r), clone: (r) => r.clone(), copyOfClone: (r) => { const c = r.clone(); return new Response(c.body, c) }, copyBeside: (r) => { r.clone(); return new Response(r.body, r) },
+        again: async (r) => { const mine = new Response(gzipSync(await r.text()), r); mine.headers.set('content-encoding', 'gzip'); return mine },
+        own: () => new Response(gzipSync('decoded'), { headers: { 'Content-Encoding': 'gzip', Connection: 'close, X-Mine', 'X-Mine': 'm', 'Transfer-Encoding': 'chunked', Upgrade: 'h2c' } }),
+        seen: (r) => Response.json([r.headers.get('content-encoding'), r.headers.get('connection')]),
+      }
+      export default async (request) => {
+        const { pathname, searchParams } = new URL(request.url)
+        const r = await fetch(searchParams.get('up'), { method: request.method })
+        return ways[pathname.slice(1)](r)
+      }`,
+  })
+  const agent = new http.Agent({ keepAlive: true, maxSockets: 1 })
+  t.after(() => agent.destroy())
+  const get = (way, { target = '/', encoding = 'gzip', method = 'GET' } = {}) => {
+    const up = `http://${NODE_ADDRESS}:${upstream.address().port}${target}?encoding=${encoding}`
+    return container.request({ path: `/${way}?up=${encodeURIComponent(up)}`, method, agent })
+  }
+  const plain = (answer, what) => {
+    const { 'x-named': named, 'keep-alive': keepAlive, connection, 'proxy-authenticate': authenticate } = answer.headers
+    assert.deepEqual([answer.headers['content-encoding'], named, keepAlive, authenticate, connection], [undefined, undefined, undefined, undefined, 'keep-alive'], what)
+    assert.equal(answer.headers.etag, '"e"', what)
+  }
+  for (const way of ['itself', 'copy', 'headers', 'ownHeaders', 'text', 'bytes', 'subclass', 'clone', 'copyOfClone', 'copyBeside']) {
+    const answer = await get(way)
+    assert.equal(answer.text, 'decoded', way)
+    plain(answer, way)
+    if (way === 'ownHeaders') continue // nothing tells here what they are of if there is no body
+    const head = await get(way, { method: 'HEAD' })
+    plain(head, way)
+    assert.notEqual(head.headers['content-length'], String(zlib.gzipSync('decoded').length), way)
+    if (way !== 'text' && way !== 'bytes') plain(await get(way, { target: '/unchanged' }), way)
+  }
+  for (const encoding of Object.keys(encodings)) {
+    const answer = await get('itself', { encoding })
+    assert.deepEqual([answer.text, answer.headers['content-encoding']], ['decoded', undefined], encoding)
+  }
+  // What it has not decoded, and what is encoded again, says so.
+  const other = await get('itself', { encoding: 'x-other' })
+  assert.deepEqual([other.text, other.headers['content-encoding'], other.headers['content-length']], ['decoded', 'x-other', '7'])
+  const none = await get('itself', { encoding: '' })
+  assert.deepEqual([none.text, none.headers['content-length'], none.headers['x-named']], ['decoded', '7', undefined])
+  for (const way of ['again', 'own']) {
+    const { bytes, headers } = await get(way)
+    assert.deepEqual([String(zlib.gunzipSync(bytes)), headers['content-encoding'], headers['x-mine'], headers.upgrade, headers.connection], ['decoded', 'gzip', undefined, undefined, 'keep-alive'], way)
+    assert.equal(headers['content-length'], String(bytes.length), way)
+  }
+  assert.deepEqual((await get('seen')).json, ['gzip', 'close, x-named'], 'the function sees what came')
+})
+
 test('waitUntil holds the container, and what fails there is logged', async (t) => {
   const container = await serving(t, {
-    'index.mjs': `export default { fetch(request, env, { waitUntil }) { waitUntil(new Promise((r, no) => setTimeout(no, 100, new Error('in the background')))); waitUntil(5); return new Response('now') } }`,
+    'index.mjs': `let done
+      export default { fetch(request, env, { waitUntil }) {
+        if (new URL(request.url).pathname === '/done') { done(); return new Response('done') }
+        waitUntil(new Promise((resolve, reject) => { done = () => reject(new Error('in the background')) })); waitUntil(5)
+        return new Response('now')
+      } }`,
   })
-  const from = container.messages.length
-  assert.equal((await container.request({})).text, 'now')
+  const agent = new http.Agent({ keepAlive: true, maxSockets: 1 })
+  t.after(() => agent.destroy())
+  const inFlight = async () => {
+    const from = container.messages.length
+    container.send({ type: 'ping' })
+    return (await container.receive('activity', { from })).inFlight
+  }
+  assert.equal((await container.request({ agent })).text, 'now')
+  assert.equal(await inFlight(), 1)
+  container.send({ type: 'drain', graceMs: 30_000 })
+  for (let i = 0; i < 2; i++) assert.equal(await inFlight(), 1)
+  assert.ok(!container.messages.some((m) => m.type === 'drained'), 'drained while the work goes on')
+  assert.equal((await container.direct({ path: '/done' })).text, 'done')
+  await container.receive('drained')
   await container.logged(/in the background/)
-  await container.receive('activity', { from, where: (m) => m.inFlight === 0 })
+  assert.equal(await inFlight(), 0)
 })
