@@ -150,9 +150,10 @@ class Gate {
       [kIncomingMessage]: seen(kIncomingMessage, RefusedRequest),
       [kServerResponse]: seen(kServerResponse, http.ServerResponse),
       emit: fixed(this.#emitter),
-      // A refused request is not asked to send its body first.
+      // A refused request is not asked to send its body first, nor told what it may
+      // not expect.
       listenerCount: fixed((name) =>
-        this.#refusing && name === 'checkContinue' ? 1 : apply(listenerCount, server, [name])),
+        this.#refusing && (name === 'checkContinue' || name === 'checkExpectation') ? 1 : apply(listenerCount, server, [name])),
       shouldUpgradeCallback: fixed((req) => !this.#refusing && server.shouldUpgradeCallback(req)),
     })
   }

@@ -51,7 +51,7 @@ function stripRaw(list, n, removed) {
   return n
 }
 
-/** A copy of what writeHead or addTrailers got, without SanFran's headers. */
+/** A copy of what writeHead, writeInformation or addTrailers got, without SanFran's headers. */
 function withoutSanfran(headers) {
   if (isArray(headers)) {
     if (isArray(headers[0])) return headers.filter(([name]) => !isSanfran(String(name)))
@@ -77,7 +77,7 @@ const hasSanfran = (headers) =>
 let everSet = false
 
 const { addTrailers, appendHeader, setHeader } = http.OutgoingMessage.prototype
-const writeHead = http.ServerResponse.prototype.writeHead
+const { writeHead, writeInformation } = http.ServerResponse.prototype
 const addHeaderLines = http.IncomingMessage.prototype._addHeaderLines
 
 /**
@@ -122,6 +122,12 @@ function install({ isRequest, received, isResponse }) {
   if (Object.hasOwn(http.ServerResponse.prototype, 'writeHeader')) {
     replaceMethod(http.ServerResponse.prototype, 'writeHeader', http.ServerResponse.prototype.writeHead)
   }
+
+  // Also of writeEarlyHints, which calls it.
+  replaceMethod(http.ServerResponse.prototype, 'writeInformation', function writeInformation_(status, headers, callback) {
+    if (isResponse(this) && headers && hasSanfran(headers)) headers = withoutSanfran(headers)
+    return apply(writeInformation, this, [status, headers, callback])
+  })
 
   replaceMethod(http.OutgoingMessage.prototype, 'addTrailers', function addTrailers_(headers) {
     if (isResponse(this) && headers && hasSanfran(headers)) headers = withoutSanfran(headers)

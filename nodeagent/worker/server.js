@@ -90,6 +90,10 @@ class FunctionServer {
       res.writeContinue()
       this.#handler(req, res, this.#hold)
     })
+    // Without a listener Node answers by itself, before the lease is looked at.
+    this.http.on('checkExpectation', (req, res) => {
+      if (apply(listenerCount, this.http, ['checkExpectation']) === 1) res.writeHead(417).end()
+    })
     this.http.on('upgrade', (req, socket, head) => {
       const upgrade = this.#handler.upgradeOf?.(req)
       if (upgrade !== undefined) takeOver(upgrade, req, socket, head)

@@ -210,7 +210,7 @@ function request({ body, signal, ...options }) {
         for await (const chunk of res) chunks.push(chunk)
         const bytes = Buffer.concat(chunks)
         resolve({
-          status: res.statusCode, message: res.statusMessage, headers: res.headers, trailers: res.trailers, bytes, text: bytes.toString(),
+          interim, status: res.statusCode, message: res.statusMessage, headers: res.headers, trailers: res.trailers, bytes, text: bytes.toString(),
           get json() {
             return JSON.parse(this.text)
           },
@@ -219,6 +219,8 @@ function request({ body, signal, ...options }) {
         reject(error)
       }
     })
+    const interim = [] // 1xx
+    req.on('information', (info) => interim.push(info))
     req.on('error', reject)
     req.end(body)
   })

@@ -61,6 +61,26 @@ test('before activation and without a pod address nothing is direct', async (t) 
   assert.equal((await without.direct({})).status, 421)
 })
 
+test('what a request expects is answered after its lease', async (t) => {
+  const container = await serving(t, COUNTS)
+  const to = { host: NODE_ADDRESS, port: container.port }
+  for (const Expect of ['x', '100-continue']) {
+    const refused = await request({ ...to, headers: { Expect } })
+    assert.deepEqual([refused.status, refused.headers['sanfran-refused']], [421, NONCE], Expect)
+  }
+  for (const send of ['request', 'direct']) assert.equal((await container[send]({ headers: { Expect: 'x' } })).status, 417, send)
+  assert.equal((await container.request({})).json, 1, 'the function is not called')
+  container.send({ type: 'ping' })
+  await container.receive('activity', { from: container.messages.length, where: (m) => m.inFlight === 0 })
+
+  const listening = await serving(t, { 'index.js': `module.exports = (req, res) => {
+    req.socket.server.on('checkExpectation', (req, res) => res.end(req.headers.expect))
+    res.end()
+  }` })
+  await listening.request({})
+  assert.equal((await listening.request({ headers: { Expect: 'mine' } })).text, 'mine')
+})
+
 test('SanFran’s headers never reach a function', async (t) => {
   const container = await serving(t, {
     'index.js': `module.exports = (req, res) => req.resume().on('end', () =>
@@ -93,6 +113,10 @@ test('SanFran’s headers never come from a function', async (t) => {
     trailers: `res.setHeader('X-Kept', 'k'); res.write('x'); res.addTrailers({ 'Sanfran-Refused': 'n', 'X-T': 't' }); res.end()`,
     prototype: `Object.setPrototypeOf(res, require('http').ServerResponse.prototype); Object.setPrototypeOf(req, require('http').IncomingMessage.prototype)
       res.setHeader('Sanfran-Refused', 'n'); res.setHeader('X-Kept', 'k'); res.end('x')`,
+    hints: `res.writeEarlyHints({ link: '</a.css>; rel=preload', 'Sanfran-Refused': 'n', 'X-Kept': 'k' }); res.setHeader('X-Kept', 'k'); res.end('x')`,
+    information: `res.writeInformation(103, { 'SANFRAN-refused': 'n', 'X-Kept': 'k' }); res.setHeader('X-Kept', 'k'); res.end('x')`,
+    informationArray: `res.writeInformation(103, ['Sanfran-Refused', 'n', 'X-Kept', 'k']); res.setHeader('X-Kept', 'k'); res.end('x')`,
+    informationBorrowed: `require('http').ServerResponse.prototype.writeInformation.call(res, 103, [['Sanfran-Refused', 'n'], ['X-Kept', 'k']]); res.setHeader('X-Kept', 'k'); res.end('x')`,
   }
   const cases = Object.entries(ways).map(([name, code]) => `${name}(req, res) { ${code} }`)
   const container = await serving(t, { 'index.js': `module.exports = { ${cases.join(',\n')} }` })
@@ -101,6 +125,9 @@ test('SanFran’s headers never come from a function', async (t) => {
     assert.equal(answer.headers['sanfran-refused'], undefined, name)
     assert.equal(answer.headers['x-kept'], 'k', name)
     assert.equal(answer.text, 'x', name)
+    if (/^(hints|information)/.test(name)) {
+      assert.deepEqual(answer.interim.map(({ statusCode, headers }) => [statusCode, headers['sanfran-refused'], headers['x-kept']]), [[103, undefined, 'k']], name)
+    }
     if (name === 'trailers') assert.deepEqual(answer.trailers, { 'x-t': 't' })
   }
 })
