@@ -8,6 +8,7 @@ const { answerError, answerFailure } = require('./answers.js')
 const { fetchHandler } = require('./fetch.js')
 const { FunctionRequest } = require('./message.js')
 const { NoHandler } = require('./no-handler.js')
+const { isResponse } = require('./web-response.js')
 
 /**
  * Answers one request.
@@ -129,8 +130,29 @@ function invoke(fn, req, res, next) {
     answerFailure(req, res, error)
     return
   }
-  if (result !== null && typeof result === 'object' && typeof result.then === 'function') {
-    result.then(undefined, (error) => answerFailure(req, res, error))
+  if (result === null || typeof result !== 'object') return
+  if (typeof result.then === 'function') {
+    result.then((value) => refuseResponse(value, fn, req, res), (error) => answerFailure(req, res, error))
+  } else {
+    refuseResponse(result, fn, req, res)
+  }
+}
+
+// Express heeds nothing that a function returns, and a Response that it gives as its
+// answer would be waited for without end.
+function refuseResponse(value, fn, req, res) {
+  if (value === null || typeof value !== 'object' || res.headersSent || !isAnswer(value, fn)) return
+  answerFailure(req, res, new TypeError('a function (req, res) => … gave a Response, which is not sent' +
+    ' (a handler (request) => Response is export default, or module.exports = { fetch: (request) => … })'))
+}
+
+// A Response of fetch may be returned by a function that has yet to answer by res,
+// unless it takes the request alone. What throws when it is looked at is no Response.
+function isAnswer(value, fn) {
+  try {
+    return isResponse(value) && (fn.length === 1 || !value.url)
+  } catch {
+    return false
   }
 }
 

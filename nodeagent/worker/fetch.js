@@ -2,7 +2,9 @@
 
 // Contract 3: a handler of the web standard, (request, env, context) => Response.
 
-const { answerFailure, logError } = require('./answers.js')
+const { types } = require('node:util')
+
+const { answerFailure, logError, writeLog } = require('./answers.js')
 const { isDecoded, isHopByHop, withoutNamed } = require('./web-headers.js')
 const { WebRequest } = require('./web-request.js')
 const { WebResponse, isResponse, mustNotBeCancelled } = require('./web-response.js')
@@ -21,6 +23,10 @@ const { then } = Promise.prototype
 function fetchHandler(fn, receiver) {
   return (req, res, hold) => {
     const failed = (error) => answerFailure(req, res, error)
+    const threw = (error) => {
+      failed(error)
+      if (receiver === undefined && isWrapper(fn) && types.isNativeError(error) && error.name === 'TypeError') writeLog(WRAPPED)
+    }
     const context = {
       waitUntil(promise) {
         hold(Promise.resolve(promise).catch(logError))
@@ -32,13 +38,19 @@ function fetchHandler(fn, receiver) {
       result = apply(fn, receiver, [new WebRequest(req, res), process.env, context])
       if (WebResponse.answered(result, req, res)) return
     } catch (error) {
-      return failed(error)
+      return threw(error)
     }
     apply(then, Promise.resolve(result), [(response) => {
       if (!WebResponse.answered(response, req, res)) return send(response, req, res)
-    }]).catch(failed)
+    }, threw]).catch(failed)
   }
 }
+
+// What wraps a function (req, res) and declares neither.
+const isWrapper = (fn) => fn.length === 0 && /\.\.\.|\barguments\b/.test(Function.prototype.toString.call(fn))
+
+const WRAPPED = 'The exported function declares no parameters, so that it was called with (request, env, context).' +
+  ' If it wraps a handler (req, res), export one that declares both: export default (req, res) => handler(req, res)\n'
 
 async function send(response, req, res) {
   if (!isResponse(response)) {

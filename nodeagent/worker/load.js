@@ -5,7 +5,9 @@
 const Module = require('node:module')
 const path = require('node:path')
 const { pathToFileURL } = require('node:url')
+const { types } = require('node:util')
 
+const { writeLog } = require('./answers.js')
 const { handlerOf } = require('./contracts.js')
 const { watchEnd } = require('./ending.js')
 const { findEntry, lookAt } = require('./entry.js')
@@ -136,10 +138,31 @@ function decide(exported, place, ms, listening) {
       nothing = error
     }
   }
-  return untilListens(listening, ms, {
+  const listens = untilListens(listening, ms, {
     late: () => nothing ?? notListened(place, ms),
     over: () => nothing ?? ended(place),
   })
+  return nothing === undefined && looksLikeHandler(exported) ? listens.then((what) => notCalled(place, what)) : listens
+}
+
+// A server's module may export its application, or functions for its tests: of these
+// nobody expects that they are called. What throws when it is looked at is none, too.
+function looksLikeHandler(exported) {
+  try {
+    const value = types.isModuleNamespaceObject(exported) || exported?.__esModule === true ? exported.default ?? exported : exported
+    if (typeof value === 'function') return value.length >= 2 && typeof value.listen !== 'function'
+    if (value === null || typeof value !== 'object') return false
+    if (Object.getPrototypeOf(value) !== Object.prototype && !types.isModuleNamespaceObject(value)) return false
+    const values = Object.values(value)
+    return typeof value.fetch === 'function' || values.length > 0 && values.every((one) => typeof one === 'function' && one.length >= 2)
+  } catch {
+    return false
+  }
+}
+
+function notCalled(place, what) {
+  writeLog(`${named(place)} began to listen while it was loading, so that it is a server, and the handler that it exports is not called: listen after it has loaded, or not at all\n`)
+  return what
 }
 
 // Runs a program and waits until it listens. One that a start script names and

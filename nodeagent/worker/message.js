@@ -272,6 +272,9 @@ const isGateways = (socket) => typeof socket === 'object' && socket !== null && 
 
 lend(request, FunctionRequest.prototype)
 lend(response, FunctionResponse.prototype)
+// To a function they are of Node's classes, as Express's are.
+delete FunctionRequest.prototype.constructor
+delete FunctionResponse.prototype.constructor
 // Node does this when all is written; a function, before it takes the connection
 // over. An Express application gives its responses a prototype of its own, which
 // inherits this one's method.

@@ -170,3 +170,32 @@ test('fetch: a Response of another class than Node\'s, as packages bring them', 
     }
   }
 })
+
+test('a handler of the other kind is told so, and its client has an answer', async (t) => {
+  const RETURNED = /TypeError: a function \(req, res\) => … gave a Response, which is not sent \(a handler \(request\) => Response is export default/
+  const WRAPPED = /is not a function[^]*declares no parameters[^]*export default \(req, res\) => handler\(req, res\)\n$/
+  const cases = {
+    'a Response': [{ 'index.js': 'module.exports = () => new Response("x")' }, 500, RETURNED],
+    'a promise of one': [{ 'index.js': 'module.exports = async (request) => new Response("x")' }, 500, RETURNED],
+    'the fetch of an application': [{ 'index.js': `const { Hono } = require(${JSON.stringify(require.resolve('hono'))}); const app = new Hono(); app.get("/", (c) => c.text("x")); module.exports = app.fetch` }, 500, RETURNED],
+    'with env': [{ 'index.mjs': 'export default async (request, env) => new Response("x")' }, 500, RETURNED],
+    'one of fetch': [{ 'index.js': 'module.exports = (request) => fetch("data:text/plain,x")' }, 500, RETURNED],
+    'by name': [{ 'index.js': 'exports.f = (request) => new Response("x")' }, 500, RETURNED],
+    'wrapped': [{ 'index.mjs': 'const handler = (req, res) => res.send("x"); export default (...args) => handler(...args)' }, 500, WRAPPED],
+    'wrapped, async': [{ 'index.mjs': 'const handler = async (req, res) => { await 1; res.send("x") }; export default function () { return handler.apply(this, arguments) }' }, 500, WRAPPED],
+    'a mistake of its own': [{ 'index.mjs': 'export default () => null.x' }, 500, /^TypeError: Cannot read[^]*$(?<!declares no parameters[^]*)/],
+    'answered by res': [{ 'index.js': 'module.exports = (req, res) => { res.send("x"); return new Response("y") }' }, 200, /^$/],
+    'answered later': [{ 'index.js': 'module.exports = async (req, res) => { setTimeout(() => res.send("x"), 20); return fetch("data:text/plain,y") }' }, 200, /^$/],
+    'answered later by a wrapped one': [{ 'index.js': 'const f = async (req, res) => { setTimeout(() => res.send("x"), 20); return fetch("data:text/plain,y") }; module.exports = (...args) => f(...args)' }, 200, /^$/],
+    'what throws when it is looked at': [{ 'index.js': `const hostile = (then) => new Proxy({ then }, { get(t, k) { if (k === 'then') return t.then; throw 1 }, has() { throw 2 }, getPrototypeOf() { throw 3 } })
+      module.exports = (req, res) => { setTimeout(() => res.send("x"), 20); return req.path === '/' ? hostile((done) => done(hostile())) : hostile() }` }, 200, /^$/],
+    'what only looks like one': [{ 'index.js': 'module.exports = async (req, res) => { setTimeout(() => res.send("x"), 20); return { status: 200, headers: {}, body: "y" } }' }, 200, /^$/],
+  }
+  for (const [name, [files, status, log]] of Object.entries(cases)) {
+    const container = await serving(t, files)
+    const answer = await container.request({ path: name === 'by name' ? '/f' : '/' })
+    assert.deepEqual([answer.status, status === 200 ? answer.text : answer.json.error.code], [status, status === 200 ? 'x' : 'FunctionError'], name)
+    await container.logged(log)
+    if (status === 200) assert.equal((await container.request({ path: '/other' })).text, 'x', name)
+  }
+})

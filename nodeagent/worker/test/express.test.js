@@ -85,3 +85,15 @@ test('req.query is what querystring makes of the same text', () => {
     assert.deepEqual(parseQuery(text), querystring.parse(text), text)
   }
 })
+
+test('request and response show themselves as those of Express do', async (t) => {
+  const look = `(req, res) => res.end(JSON.stringify([req, res].map((value) => {
+    const { name } = value.constructor
+    return [require('util').inspect(value, { depth: 0 }).split(' ', 1)[0], name, value.constructor === require('http')[name], Object.hasOwn(Object.getPrototypeOf(value), 'constructor')]
+  })))`
+  const container = await serving(t, { 'index.js': `module.exports = ${look}` })
+  const express = await serving(t, { 'index.js': `module.exports = require(${JSON.stringify(require.resolve('express'))})().use(${look})` })
+  const theirs = (await express.request({})).json
+  assert.deepEqual(theirs.map(([shown]) => shown), ['IncomingMessage', 'ServerResponse'])
+  assert.deepEqual((await container.request({})).json, theirs)
+})

@@ -101,6 +101,27 @@ test('handlers stay handlers', async (t) => {
   }
 })
 
+test('an entry that listens while it loads and exports a handler says that it is not called', async (t) => {
+  const listens = 'require("http").createServer((req, res) => res.end("server")).listen(0);'
+  const imported = 'import http from "http"; http.createServer((req, res) => res.end("server")).listen(0);'
+  const bundles = {
+    'a function': [true, { 'index.js': `${listens} module.exports = (req, res) => res.send("handler")` }],
+    'functions by name': [true, { 'index.mjs': `${imported} export const a = (req, res) => res.send("handler")` }],
+    'fetch': [true, { 'index.mjs': `${imported} export default { fetch: () => new Response("handler") }` }],
+    'what tests of a server import': [false, { 'index.js': `${listens} exports.start = () => {}; exports.port = 1` }],
+    'an application': [false, { 'index.js': `const app = require(${JSON.stringify(require.resolve('express'))})(); app.use((req, res) => res.send("server")); app.listen(0); module.exports = app` }],
+    'what throws when it is looked at': [false, { 'index.js': `${listens} module.exports = { get a() { throw new Error('looked at') } }` }],
+    'nothing': [false, { 'index.js': listens }],
+  }
+  for (const [name, [told, files]] of Object.entries(bundles)) {
+    const container = await serving(t, files)
+    assert.equal((await container.request({})).text, 'server', name)
+    const line = `${Object.keys(files)[0]} began to listen while it was loading, so that it is a server, and the handler that it exports is not called: listen after it has loaded, or not at all\n`
+    if (told) await container.logged(/is not called/)
+    assert.equal(container.log, told ? line : '', name)
+  }
+})
+
 test('a working folder of the pod’s', async (t) => {
   const files = { 'index.js': 'module.exports = (req, res) => res.send(process.cwd())', 'server.js': LISTENS }
   const handler = await serving(t, files, { workingDir: '/usr' })
