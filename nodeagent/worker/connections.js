@@ -18,13 +18,17 @@ const FIRST_REQUEST_MS = 60_000
 const SWEEP_MS = 1_000
 const DRAIN_SWEEP_MS = 100
 
-// Attaches a Connection to a socket in a private field: nothing that function
-// code can see, and no map to look up.
+/**
+ * A class derived from this one attaches what it knows to an object in private
+ * fields: nothing that function code can see, and no map to look up.
+ */
 class Returns {
   constructor(object) {
     return object
   }
 }
+
+/** Attaches a Connection to its socket. */
 class Stamp extends Returns {
   #connection
   static put(socket, connection) {
@@ -54,6 +58,13 @@ class Connection {
   shown = false
   /** Whether it counts among the connections of that server. */
   held = false
+  /** Whether the function has taken it from a response that was not over. */
+  taken = false
+
+  /** @param {{responded: (connection: Connection, socket: import('node:net').Socket) => void}} counter is told when a response is over */
+  constructor(counter) {
+    this.counter = counter
+  }
 }
 
 /** All connections of one server. */
@@ -74,13 +85,13 @@ class Connections {
 
   /** Takes in a connection that the server accepted. */
   add(socket) {
-    const connection = this.#register(socket)
+    const connection = this.#register(socket, this)
     if (this.#activated) this.#classify(socket, connection)
   }
 
   /** Takes in a gateway's connection to a server of the function's. */
   addGateway(socket, gate) {
-    const connection = this.#register(socket)
+    const connection = this.#register(socket, gate)
     connection.gate = gate
     return connection
   }
@@ -115,14 +126,21 @@ class Connections {
     this.#activity.change(-1, 0)
   }
 
+  /** The response to a request that had begun is over. */
+  responded(connection, socket) {
+    this.end(connection)
+    // A time limit that the function has set for its answer ends with it.
+    if (socket.timeout > 0 && !connection.direct && connection.active === 0) socket.setTimeout(0)
+  }
+
   /** Closes direct connections as soon as they are idle, now and from now on. */
   drain() {
     this.#draining = true
     this.#sweepEvery(DRAIN_SWEEP_MS)
   }
 
-  #register(socket) {
-    const connection = new Connection()
+  #register(socket, counter) {
+    const connection = new Connection(counter)
     Stamp.put(socket, connection)
     socket.on('close', () => {
       connection.closed = true
@@ -172,4 +190,4 @@ class Connections {
   }
 }
 
-module.exports = { Connections, Stamp, KEEP_ALIVE_MS }
+module.exports = { Connections, Returns, Stamp, KEEP_ALIVE_MS }

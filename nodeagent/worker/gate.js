@@ -13,6 +13,7 @@ const net = require('node:net')
 const { refuse } = require('./answers.js')
 const { showClient } = require('./client.js')
 const { Stamp } = require('./connections.js')
+const { Counted } = require('./counted.js')
 const { isNamed, stripRaw } = require('./headers.js')
 const { equalInConstantTime } = require('./lease.js')
 const log = require('./log.js')
@@ -24,6 +25,7 @@ const { create, defineProperties } = Object
 const { on, listenerCount, rawListeners } = net.Server.prototype
 const { ref, setTimeout, unref } = net.Socket.prototype
 const { Socket } = net
+const { nextTick } = process
 
 // What Node keeps on a server under symbols of its own. They are found once, so
 // that a Node that does not have them is seen before any function is.
@@ -220,8 +222,7 @@ class Gate {
           refuse(b, this.#lease.nonce)
           return true
         }
-        this.#begin(a.socket)
-        apply(on, b, ['close', this.#ending(a.socket)])
+        Counted.begin(b, this.#begin(a.socket))
         log.begin(a.headers['x-request-id'])
         return this.#server.emit(name, a, b)
       case 'upgrade':
@@ -261,19 +262,11 @@ class Gate {
       if (server.timeout > 0) apply(setTimeout, socket, [server.timeout])
     }
     this.#connections.begin(connection)
+    return connection
   }
 
-  // Each request ends once, whatever the program emits and makes of its objects.
-  #ending(socket) {
-    let over = false
-    return () => {
-      if (over) return
-      over = true
-      this.#end(socket, Stamp.get(socket))
-    }
-  }
-
-  #end(socket, connection) {
+  /** The response to a request that has shown the lease is over. */
+  responded(connection, socket) {
     if (connection.closed) return // counted when it closed
     this.#connections.end(connection)
     if (connection.active > 0) return
@@ -285,7 +278,8 @@ class Gate {
   #release(connection) {
     connection.held = false
     this.#server._connections--
-    this.#server._emitCloseIfDrained()
+    // Not before the response has told its end.
+    if (this.#closed) nextTick(() => this.#server._emitCloseIfDrained())
   }
 }
 

@@ -214,32 +214,10 @@ class FunctionRequest extends http.IncomingMessage {
 
 /** The response to a FunctionRequest. */
 class FunctionResponse extends http.ServerResponse {
-  #connection = null
-  #connections = null
+  #ours = true
 
   static is(message) {
-    return #connection in message
-  }
-
-  /** From now on, until it is over, the response counts on its connection. */
-  static countOn(message, connection, connections) {
-    message.#connection = connection
-    message.#connections = connections
-  }
-
-  /** Whether the response has begun to count. */
-  static counts(message) {
-    return #connection in message && message.#connections !== null
-  }
-
-  // A response that is not written to its end takes its connection with it.
-  static detached(message, socket) {
-    const connection = message.#connection
-    if (connection === null || !message.writableEnded) return
-    message.#connection = null
-    message.#connections.end(connection)
-    // A time limit that the function has set for its answer ends with it.
-    if (socket.timeout > 0 && !connection.direct && connection.active === 0) socket.setTimeout(0)
+    return #ours in message
   }
 
   // Node writes head and body as one where both are texts, which costs a tenth of
@@ -275,15 +253,6 @@ lend(response, FunctionResponse.prototype)
 // To a function they are of Node's classes, as Express's are.
 delete FunctionRequest.prototype.constructor
 delete FunctionResponse.prototype.constructor
-// Node does this when all is written; a function, before it takes the connection
-// over. An Express application gives its responses a prototype of its own, which
-// inherits this one's method.
-const { detachSocket } = http.ServerResponse.prototype
-headers.replaceMethod(http.ServerResponse.prototype, 'detachSocket', function detachSocket_(socket) {
-  apply(detachSocket, this, [socket])
-  if (FunctionResponse.is(this)) FunctionResponse.detached(this, socket)
-})
-
 headers.install({
   isRequest: FunctionRequest.is,
   received: FunctionRequest.received,

@@ -8,6 +8,7 @@ const { Activity } = require('./activity.js')
 const { answerError, refuse } = require('./answers.js')
 const { showClient } = require('./client.js')
 const { Connections, KEEP_ALIVE_MS } = require('./connections.js')
+const { Counted } = require('./counted.js')
 const { equalInConstantTime } = require('./lease.js')
 const { FunctionRequest, FunctionResponse } = require('./message.js')
 const { OwnServer } = require('./own-server.js')
@@ -245,7 +246,7 @@ class FunctionServer {
 
   // Whether a request goes on to those that listen for it; if not, it is answered.
   #passes(req, res) {
-    if (FunctionResponse.counts(res)) return true // a listener passes it on to others
+    if (Counted.has(res)) return true // a listener passes it on to others
     const connections = this.#connections
     const connection = connections.of(req.socket)
     const lease = this.#lease
@@ -271,7 +272,7 @@ class FunctionServer {
       return false
     }
     connections.begin(connection)
-    FunctionResponse.countOn(res, connection, connections)
+    Counted.begin(res, connection)
     FunctionRequest.prepare(req, res, isProxied(connection))
     return true
   }

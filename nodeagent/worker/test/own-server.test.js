@@ -233,6 +233,17 @@ test('server.close calls back when what runs is done, and the process then ends 
   agent.destroy()
 })
 
+test('server.close calls back after the last response has told its end', async (t) => {
+  const container = await run(t, `const server = require('node:http').createServer((req, res) => {
+    server.close(() => console.log('server closed'))
+    res.on('close', () => console.log('response closed')).end('done')
+  }).listen(0)`)
+  assert.equal((await container.request({ agent: false })).text, 'done')
+  assert.deepEqual(await container.exited, { code: 0, signal: null })
+  await container.closed
+  assert.equal(container.log, 'response closed\nserver closed\n')
+})
+
 test('after server.close gateways are refused, and direct clients find nobody', async (t) => {
   const container = await run(t, `const server = require('node:http').createServer((req, res) => res.end('first', () => server.close()))
     server.listen(0)
