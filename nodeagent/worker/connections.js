@@ -50,6 +50,8 @@ class Connection {
   closed = false
   /** Whom its socket shows as the other end, see client.js; undefined: whose it is. */
   client = undefined
+  /** What the log knows of the last request that was not refused. */
+  logged = undefined
   idleSince = now()
   idleLimit = FIRST_REQUEST_MS
   /** The gate it came by, on a gateway's connection to a server of the function's. */

@@ -17,6 +17,7 @@ const { Counted } = require('./counted.js')
 const { isNamed, stripRaw } = require('./headers.js')
 const { equalInConstantTime } = require('./lease.js')
 const log = require('./log.js')
+const { callbacksOf, connectionOf, follow } = require('./parsers.js')
 const { unseen } = require('./unseen.js')
 const { refuseUpgrade } = require('./upgrade.js')
 
@@ -66,17 +67,13 @@ const note = (name, value) => {
   if (isNamed(name, 'sanfran-lease')) lease = lease === undefined ? value : ''
   else if (isNamed(name, 'sanfran-client')) client = client === undefined ? value : ''
 }
-const drop = () => {}
 
-/** Where Node's HTTP parser finds its callbacks, and what they are. */
-const callbacks = { headersComplete: undefined, messageComplete: undefined }
-
-// Parsers are used again for other connections, clients' among them; a callback
-// that finds itself there leaves.
+// Leaves a parser that is used again for another connection, see parsers.js.
 function onHeadersComplete(major, minor, headers, method, url, status, message, upgrade, keepAlive) {
-  const gate = gateOf(this.socket)
-  const { index, original } = callbacks.headersComplete
-  if (gate === undefined) {
+  const connection = connectionOf(this.socket)
+  const gate = connection?.gate ?? null
+  const { index, original } = callbacksOf(this).headersComplete
+  if (gate === null) {
     this[index] = original
     return apply(original, this, arguments)
   }
@@ -85,32 +82,13 @@ function onHeadersComplete(major, minor, headers, method, url, status, message, 
   stripRaw(given, given.length, note)
   const parsed = [major, minor, headers, method, url, status, message, upgrade, keepAlive]
   if (!gate.admits(lease)) return gate.refusing(this.socket, () => apply(original, this, parsed))
-  showClient(this.socket, Stamp.get(this.socket), client)
+  showClient(this.socket, connection, client)
   return apply(original, this, parsed)
 }
 
-function onMessageComplete() {
-  const { index, original } = callbacks.messageComplete
-  if (gateOf(this.socket) === undefined) this[index] = original
-  else if (this._headers.length > 0) stripRaw(this._headers, this._headers.length, drop) // trailers
-  return apply(original, this, [])
-}
-
-const gateOf = (socket) => (socket ? Stamp.get(socket)?.gate ?? undefined : undefined)
-
 function guard(parser) {
-  if (callbacks.headersComplete === undefined) {
-    const find = (name) => {
-      for (let index = 0; index < 16; index++) {
-        if (typeof parser[index] === 'function' && parser[index].name === name) return { index, original: parser[index] }
-      }
-      throw new Error(`the HTTP parser of this Node.js has no ${name}`)
-    }
-    callbacks.headersComplete = find('parserOnHeadersComplete')
-    callbacks.messageComplete = find('parserOnMessageComplete')
-  }
-  parser[callbacks.headersComplete.index] = onHeadersComplete
-  parser[callbacks.messageComplete.index] = onMessageComplete
+  parser[callbacksOf(parser).headersComplete.index] = onHeadersComplete
+  follow(parser)
 }
 
 /** The way in of gateways to one http.Server of the function's. */
@@ -222,8 +200,7 @@ class Gate {
           refuse(b, this.#lease.nonce)
           return true
         }
-        Counted.begin(b, this.#begin(a.socket))
-        log.begin(a.headers['x-request-id'])
+        Counted.begin(b, this.#begin(a.socket, a))
         return this.#server.emit(name, a, b)
       case 'upgrade':
       case 'connect':
@@ -231,8 +208,7 @@ class Gate {
           refuseUpgrade(b, this.#lease.nonce)
           return true
         }
-        this.#begin(b) // until it closes
-        log.begin(a.headers['x-request-id'])
+        this.#begin(a.socket, a) // until it closes; b may be another stream, see server.js
         return this.#server.emit(name, a, b, c)
       case 'clientError':
         return false // of somebody who has not shown the lease yet
@@ -245,7 +221,7 @@ class Gate {
   // own, as if it had just been accepted. One with requests in flight counts
   // among the server's connections, and server.close waits for it; an idle one
   // does not, or it would wait for gateways to let go of theirs.
-  #begin(socket) {
+  #begin(socket, req) {
     const server = this.#server
     const connection = Stamp.get(socket)
     if (!connection.shown) {
@@ -262,6 +238,7 @@ class Gate {
       if (server.timeout > 0) apply(setTimeout, socket, [server.timeout])
     }
     this.#connections.begin(connection)
+    connection.logged = log.begin(req.headers['x-request-id'])
     return connection
   }
 

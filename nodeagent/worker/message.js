@@ -101,13 +101,14 @@ class FunctionRequest extends http.IncomingMessage {
    * @param {FunctionRequest} message
    * @param {FunctionResponse} res
    * @param {boolean} proxied whether forwarded headers are a gateway's
+   * @returns {object} what the log knows of the request
    */
   static prepare(message, res, proxied) {
     message.#proxied = proxied
     message.res = res
     message.originalUrl = message.url
     message.baseUrl = ''
-    message.#log = log.begin(message.headers['x-request-id'])
+    return (message.#log = log.begin(message.headers['x-request-id']))
   }
 
   /**
@@ -128,8 +129,6 @@ class FunctionRequest extends http.IncomingMessage {
   // Node's parser pushes what it reads, and stops reading when push says so. A
   // body that is waited for may fill the buffer up to the limit.
   push(chunk, encoding) {
-    // Who listens is called from here; of a request without a body nobody is.
-    if (this.#log !== undefined && (this._eventsCount > 0 || this.#body !== null)) log.enter(this.#log)
     const more = super.push(chunk, encoding)
     const collected = this.#body
     if (collected === null || collected.call === null) return more
@@ -140,6 +139,7 @@ class FunctionRequest extends http.IncomingMessage {
     }
     const { call } = collected
     collected.call = null
+    log.enter(this.#log)
     // Not before the parser has heard whether to stop reading: what the
     // function makes it read would be stopped for ever.
     if (chunk === null) call()

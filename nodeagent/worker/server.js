@@ -12,6 +12,7 @@ const { Counted } = require('./counted.js')
 const { equalInConstantTime } = require('./lease.js')
 const { FunctionRequest, FunctionResponse } = require('./message.js')
 const { OwnServer } = require('./own-server.js')
+const { follow } = require('./parsers.js')
 const { isHeard, unseen } = require('./unseen.js')
 const { refuseUpgrade, takeOver } = require('./upgrade.js')
 
@@ -83,6 +84,7 @@ class FunctionServer {
     this.http.on('connection', (socket) => {
       this.#connections.add(socket)
       this.#watchIncoming(socket.parser)
+      follow(socket.parser)
     })
     this.http.on('request', (req, res) => this.#handler(req, res, this.#hold))
     // As Node does without this listener; but who is refused is not asked to
@@ -238,9 +240,10 @@ class FunctionServer {
       refuseUpgrade(socket, this.#lease?.nonce)
       return false
     }
-    const connection = this.#connections.of(socket)
+    // Not always the socket: Node.js 26 gives a stream until the request's body is read.
+    const connection = this.#connections.of(req.socket)
     this.#connections.begin(connection) // until the socket closes
-    FunctionRequest.prepare(req, undefined, isProxied(connection))
+    connection.logged = FunctionRequest.prepare(req, undefined, isProxied(connection))
     return true
   }
 
@@ -273,7 +276,7 @@ class FunctionServer {
     }
     connections.begin(connection)
     Counted.begin(res, connection)
-    FunctionRequest.prepare(req, res, isProxied(connection))
+    connection.logged = FunctionRequest.prepare(req, res, isProxied(connection))
     return true
   }
 }

@@ -4,7 +4,9 @@
 
 const assert = require('node:assert/strict')
 const { spawn } = require('node:child_process')
+const { once } = require('node:events')
 const http = require('node:http')
+const net = require('node:net')
 const test = require('node:test')
 
 const { Container, serving, bundle, LEASE, NODE_ADDRESS } = require('./container.js')
@@ -64,10 +66,85 @@ test('requests at the same time keep their ids, also in callbacks and bodies', a
   assert.ok(others.length > 0 && others.every((f) => f.id === '' && f.number === 0), 'a timer of the module belongs to no request')
 })
 
+const READS = `const http = require('http'), express = require('express')
+  const reads = (req, res) => {
+    const say = (what) => console.log(what, req.headers['x-request-id'])
+    say('begin')
+    setTimeout(() => say('timer'))
+    req.on('data', (data) => say(data.toString())).on('end', () => {
+      say('end')
+      setTimeout(() => { say('timer of end'); res.end('ok') })
+    })
+    Promise.resolve().then(() => say('promise'))
+  }
+  const iterates = async (req, res) => {
+    for await (const data of req) console.log(data.toString(), req.headers['x-request-id'])
+    console.log('end', req.headers['x-request-id'])
+    res.end('ok')
+  }
+  class Message extends http.IncomingMessage {}
+  const changed = (req, res) => reads(Object.setPrototypeOf(req, Message.prototype), res)`
+for (const [kind, code] of Object.entries({
+  'a function': 'module.exports = reads',
+  'a function that iterates': 'module.exports = iterates',
+  'a function that gives the request another prototype': 'module.exports = changed',
+  'an Express application': 'module.exports = express().use(reads)',
+  'a program': 'http.createServer(reads).listen(0)',
+  'a program that iterates': 'http.createServer(iterates).listen(0)',
+  'a program with a class of requests': 'http.createServer({ IncomingMessage: Message }, reads).listen(0)',
+  'a program with Express': 'express().use(reads).listen(0)',
+})) {
+  test(`all that ${kind} writes has its request’s id, however late the body comes`, async (t) => {
+    const container = await serving(t, { 'index.js': `${READS}\n${code}` }, { packages: true })
+    const gateway = net.connect(container.port, NODE_ADDRESS).setEncoding('utf8')
+    t.after(() => gateway.destroy())
+    const lines = () => container.log.split('\n').slice(0, -1)
+    for (const id of ['r1', 'r2']) {
+      const head = `POST / HTTP/1.1\r\nHost: a\r\nSanfran-Lease: ${LEASE}\r\nX-Request-Id: ${id}\r\nTransfer-Encoding: chunked\r\n\r\n`
+      gateway.write(`${head}5\r\nfirst\r\n`)
+      await container.logged(new RegExp(`first ${id}`))
+      gateway.write('6\r\nsecond\r\n')
+      await container.logged(new RegExp(`second ${id}`))
+      gateway.write('0\r\n\r\n')
+      await once(gateway, 'data')
+      await container.logged(new RegExp(`end ${id}\n$`))
+    }
+    assert.equal(lines().length, code.includes('iterates') ? 6 : 14)
+    for (const { id, number, text } of container.frames) assert.deepEqual([id, number > 0], [/(\S+)\n$/.exec(text)[1], true], text)
+    assert.equal(new Set(container.frames.map((f) => f.number)).size, 2)
+  })
+}
+
+test('a program’s requests at the same time keep their ids, upgrades too', async (t) => {
+  const container = await serving(t, {
+    'server.js': `const http = require('http')
+      const say = async (req) => {
+        console.log('begin', req.headers['x-request-id'])
+        await new Promise((r) => setTimeout(r, Math.random() * 20))
+        console.log('end', req.headers['x-request-id'])
+      }
+      setInterval(() => console.log('module'), 5).unref()
+      http.createServer((req, res) => say(req).then(() => res.end()))
+        .on('upgrade', (req, socket) => say(req).then(() => socket.end('HTTP/1.1 400 Bad Request\\r\\n\\r\\n'))).listen(0)`,
+  }, { command: ['node', 'server.js'] })
+  const agent = new http.Agent({ keepAlive: true, maxSockets: 3 })
+  t.after(() => agent.destroy())
+  await Promise.all(Array.from({ length: 30 }, (_, i) => {
+    const upgrade = i % 10 === 0 ? { Connection: 'Upgrade', Upgrade: 'x' } : {}
+    return container.request({ agent: upgrade.Upgrade ? false : agent, headers: { 'X-Request-Id': `r${i}`, ...upgrade } })
+  }))
+  const named = container.frames.filter((f) => f.text !== 'module\n')
+  assert.equal(named.length, 60)
+  for (const { id, text } of named) assert.equal(id, text.trim().split(' ')[1], text)
+  assert.equal(new Set(named.map((f) => f.number)).size, 30)
+  const others = container.frames.filter((f) => f.text === 'module\n')
+  assert.ok(others.length > 0 && others.every((f) => f.id === '' && f.number === 0), 'a timer of the module belongs to no request')
+})
+
 test('pipelined requests keep their ids; ids are made fit', async (t) => {
   const container = await serving(t, { 'index.js': `module.exports = async (req, res) => { console.log(req.query.n); await null; console.log(req.query.n); res.end() }` })
   const head = (n, id) => `GET /?n=${n} HTTP/1.1\r\nHost: a\r\nSanfran-Lease: ${LEASE}\r\n${id === undefined ? '' : `X-Request-Id: ${id}\r\n`}\r\n`
-  const socket = require('node:net').connect(container.port, NODE_ADDRESS)
+  const socket = net.connect(container.port, NODE_ADDRESS)
   t.after(() => socket.destroy())
   const long = 'x'.repeat(300)
   socket.write(head(1, 'one') + head(2, 'two two\té') + head(3, long) + head(4) + head(5))
