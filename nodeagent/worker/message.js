@@ -15,10 +15,14 @@ const log = require('./log.js')
 
 const { nextTick } = process
 const { apply } = Reflect
+const { getPrototypeOf } = Object
 const { latin1Slice } = Buffer.prototype
 
 /** Most bytes of a body that is written with its head. */
 const SMALL = 16 << 10
+
+/** By what an upgrade's request, which has no response, is found behind a Proxy. */
+const itself = Symbol('request')
 
 /** How long a body is collected, and for whom. */
 class Collected {
@@ -74,6 +78,14 @@ class FunctionRequest extends http.IncomingMessage {
     return #lease in message
   }
 
+  // The request that an object stands for which a function has made of it, by
+  // Object.create or as a Proxy; undefined if it cannot be found.
+  static #behind(object) {
+    for (let o = object; o !== null; o = getPrototypeOf(o)) if (#lease in o) return o
+    const req = object.res?.req ?? object[itself] // which a Proxy reads of the request
+    return typeof req === 'object' && req !== null && #lease in req ? req : undefined
+  }
+
   /** Takes SanFran's headers out of those just received, keeping what they say. */
   static received(message, list, n) {
     return headers.stripRaw(list, n, (name, value) => {
@@ -99,13 +111,14 @@ class FunctionRequest extends http.IncomingMessage {
    * logged as this request's.
    *
    * @param {FunctionRequest} message
-   * @param {FunctionResponse} res
+   * @param {FunctionResponse | undefined} res undefined for an upgrade's
    * @param {boolean} proxied whether forwarded headers are a gateway's
    * @returns {object} what the log knows of the request
    */
   static prepare(message, res, proxied) {
     message.#proxied = proxied
     message.res = res
+    if (res === undefined) Object.defineProperty(message, itself, { value: message })
     message.originalUrl = message.url
     message.baseUrl = ''
     return (message.#log = log.begin(message.headers['x-request-id']))
@@ -130,7 +143,7 @@ class FunctionRequest extends http.IncomingMessage {
   // body that is waited for may fill the buffer up to the limit.
   push(chunk, encoding) {
     const more = super.push(chunk, encoding)
-    const collected = this.#body
+    const collected = #lease in this ? this.#body : null
     if (collected === null || collected.call === null) return more
     if (chunk !== null) {
       collected.received += chunk.length
@@ -148,6 +161,7 @@ class FunctionRequest extends http.IncomingMessage {
   }
 
   get body() {
+    if (!(#lease in this)) return FunctionRequest.#behind(this)?.body
     const collected = this.#body
     if (collected === null) return undefined
     if (collected.parsed) return collected.value
@@ -168,6 +182,7 @@ class FunctionRequest extends http.IncomingMessage {
   }
 
   get app() {
+    if (!(#lease in this)) return FunctionRequest.#behind(this)?.app
     return this.#proxied ? apps.proxied : apps.direct
   }
 
@@ -176,7 +191,7 @@ class FunctionRequest extends http.IncomingMessage {
   }
 
   get params() {
-    return own(this, 'params', {})
+    return own(FunctionRequest.#behind(this) ?? this, 'params', {})
   }
 
   set params(value) {
@@ -184,7 +199,7 @@ class FunctionRequest extends http.IncomingMessage {
   }
 
   get cookies() {
-    return parseCookies(this).cookies
+    return parseCookies(FunctionRequest.#behind(this) ?? this).cookies
   }
 
   set cookies(value) {
@@ -192,7 +207,7 @@ class FunctionRequest extends http.IncomingMessage {
   }
 
   get signedCookies() {
-    return parseCookies(this).signedCookies
+    return parseCookies(FunctionRequest.#behind(this) ?? this).signedCookies
   }
 
   set signedCookies(value) {
@@ -200,6 +215,7 @@ class FunctionRequest extends http.IncomingMessage {
   }
 
   get next() {
+    if (!(#lease in this)) return FunctionRequest.#behind(this)?.next
     return (this.#next ??= (error) => {
       // 'route' and 'router' leave what Express would go on with outside of it, too.
       if (error && error !== 'route' && error !== 'router') answerFailure(this, this.res, error)
@@ -238,7 +254,9 @@ class FunctionResponse extends http.ServerResponse {
   }
 
   get locals() {
-    return own(this, 'locals', Object.create(null))
+    let res = this
+    while (res !== null && !(#ours in res)) res = getPrototypeOf(res) // of Object.create's
+    return own(res ?? this, 'locals', Object.create(null))
   }
 
   set locals(value) {

@@ -108,6 +108,43 @@ test('CONNECT reaches a listener of the function, with the lease alone', async (
   assert.match(await connect(POD_ADDRESS, ''), /connected 2/)
 })
 
+const TAKES = `const take = (req, socket) => {
+  socket.on('end', () => socket.end()).resume()
+  req.resume()
+  socket.write('HTTP/1.1 101 Switching Protocols\\r\\n\\r\\n')
+}`
+for (const [kind, code] of Object.entries({
+  'a function': `module.exports = (req, res) => res.end('plain'); module.exports.upgrade = take`,
+  'a program': `require('http').createServer((req, res) => res.end('plain')).on('upgrade', take).listen(0)`,
+})) {
+  test(`an upgrade whose body is not whole reaches ${kind}`, async (t) => {
+    const container = await serving(t, { 'index.js': `${TAKES}\n${code}` })
+    const socket = net.connect(container.port, NODE_ADDRESS).setEncoding('utf8')
+    t.after(() => socket.destroy())
+    socket.write(`POST / HTTP/1.1\r\nHost: a\r\nSanfran-Lease: ${LEASE}\r\nConnection: Upgrade\r\nUpgrade: x\r\nContent-Length: 5\r\n\r\nab`)
+    assert.match((await once(socket, 'data'))[0], /^HTTP\/1.1 101 /)
+    await container.receive('activity', { where: (m) => m.inFlight === 1 })
+    const from = container.messages.length
+    socket.end('cde')
+    await container.receive('activity', { from, where: (m) => m.inFlight === 0 })
+    assert.equal((await container.request({})).text, 'plain')
+  })
+}
+
+test('objects that stand for the request of an upgrade have its properties', async (t) => {
+  const container = await serving(t, {
+    'index.js': `module.exports = () => {}
+      module.exports.upgrade = (req, socket) => {
+        const seen = [req, Object.create(req), new Proxy(req, {})].map(({ ip, protocol, hostname, body, query }) => [ip, protocol, hostname, body === undefined, query.a])
+        socket.end('HTTP/1.1 101 Switching Protocols\\r\\n\\r\\n' + JSON.stringify(seen))
+      }`,
+  })
+  const socket = net.connect(container.port, NODE_ADDRESS).setEncoding('utf8')
+  socket.write(`GET /?a=b HTTP/1.1\r\nHost: example.test\r\nSanfran-Lease: ${LEASE}\r\nX-Forwarded-For: 192.0.2.1\r\nX-Forwarded-Proto: https\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n`)
+  const text = (await socket.toArray()).join('')
+  assert.deepEqual(JSON.parse(text.split('\r\n\r\n')[1]), Array(3).fill(['192.0.2.1', 'https', 'example.test', true, 'b']))
+})
+
 test('an upgrade that fails is logged and answered with 500, and the process lives', async (t) => {
   const container = await serving(t, { 'index.js': `exports.sync = () => {}; exports.sync.upgrade = () => { throw new Error('thrown at once') }
     exports.async = () => {}; exports.async.upgrade = async () => { await 1; throw new Error('thrown later') }

@@ -15,10 +15,29 @@ const failure = (status, extra) => Object.assign(new Error(`failed with ${status
 /** Answers by ?n=, the number of one of the variants. */
 const by = (...variants) => (req, res) => variants[req.query.n](req, res)
 
+/** Ways to make an object that stands for another one. */
+const WAYS = [(object) => Object.create(object), (object) => new Proxy(object, {}), (object) => Object.create(new Proxy(Object.create(object), {}))]
+
 /** Functions whose req.body is parsed. */
 const handlers = {
   query: (req, res) => res.json(req.query),
   url: (req, res) => res.json([req.url, req.originalUrl, req.baseUrl, req.path, req.params, req.method]),
+  standsIn: by(...WAYS.map((way) => (req, res) => {
+    const other = way(req)
+    const seen = [other.ip, other.ips, other.protocol, other.secure, other.host, other.hostname, other.subdomains, other.query, other.path, other.url,
+      other.get('host'), other.is('json'), other.body, other.params, other.cookies, other.signedCookies, other.app === req.app, typeof other.next]
+    other.params.set = other.cookies.set = 'by the one'
+    seen.push(req.params, req.cookies)
+    for (const name of ['body', 'params', 'cookies', 'signedCookies', 'next']) other[name] = name
+    for (const one of [other, req]) seen.push([one.body, one.params, one.cookies, one.signedCookies, typeof one.next])
+    res.json(seen)
+  })),
+  standsInNext: by(...WAYS.map((way) => (req) => way(req).next()), ...WAYS.map((way) => (req) => way(req).next(failure(418)))),
+  standsInLocals: by(...WAYS.map((way) => (req, res) => {
+    const other = way(res)
+    other.locals.a = other.app === req.app
+    res.json([other.locals, res.locals])
+  })),
   forwarded: (req, res) => res.json([req.ip, req.ips, req.protocol, req.secure, req.host, req.hostname, req.subdomains, req.xhr]),
   headers: (req, res) => res.json([req.get('X-One'), req.header('x-two'), req.get('Referrer'), req.get('none') === undefined, req.headers['x-two'], req.headersDistinct['x-two']]),
   accepts: (req, res) => res.json([req.accepts('html'), req.accepts(['json', 'text']), req.accepts('image/png', 'text/*'), req.accepts(),

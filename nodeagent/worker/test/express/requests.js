@@ -32,6 +32,9 @@ const file = (n, options = '', headers) => get(`/?n=${encodeURIComponent(n)}${op
 module.exports = [
   ['query', ...['', '?', '?a=1', '?a=1&a=2', '?a[b]=1&a[c]=2', '?a[]=1&a[]=2', '?a=%zz&b=%C3%BC', '?__proto__=1&constructor=2', '?a=1;b=2', '?=x&y', '?a+b=c%20d', '?a=1?b', `?${'k=v&'.repeat(1100)}`].map((query) => get(`/${query}`))],
   ['url', get('/a/b%20c?x=1'), get('//host/a'), get('/%zz'), get('http://other.test/abs?x'), request('OPTIONS', '*'), request('PATCH', '/p'), request('PROPFIND', '/p'), get('/a;b=c/../d/./e'), get('/a#frag')],
+  ['standsIn', ...all(3, { Cookie: 'a=1' }), ...[0, 1, 2].map((n) => post(`/?n=${n}&a=b`, JSON_TYPE, '{"a":1}', { 'X-Forwarded-For': '192.0.2.9, 198.51.100.4', 'X-Forwarded-Proto': 'https', Cookie: 'a=1' }))],
+  ['standsInNext', ...all(6)],
+  ['standsInLocals', ...all(3)],
   ['forwarded', get('/'), get('/', { 'X-Forwarded-For': '192.0.2.9, 198.51.100.4', 'X-Forwarded-Proto': 'https, http', 'X-Forwarded-Host': 'a.b.example.com:8443, x' }), get('/', { 'X-Requested-With': 'XMLHttpRequest', Host: 'tobi.ferrets.example.com' }),
     get('/', { Host: '[2001:db8::1]:80' }), get('/', { 'X-Forwarded-For': 'nonsense' }), get('/', { Host: '127.0.0.1' }), get('/', { Host: '' }), get('/', { 'X-Forwarded-Proto': '' })],
   ['headers', get('/', { 'X-One': '1', 'x-two': ['2', '3'], Referer: 'from' }), get('/', { 'X-One': '' })],
