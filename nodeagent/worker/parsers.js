@@ -48,6 +48,10 @@ function onBody(bytes) {
 }
 
 function onMessageComplete() {
+  // The end of most requests, which have no body: nobody hears of it.
+  if (this._headers.length === 0 && (this.incoming === null || this.incoming._eventsCount === 0)) {
+    return apply(callbacks.messageComplete.original, this, [])
+  }
   const connection = connectionOf(this.socket)
   const { index, original } = callbacks.messageComplete
   if (connection === undefined) {
