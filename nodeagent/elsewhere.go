@@ -15,11 +15,6 @@ import (
 // do at a gateway: until the agent is back, or the pod has another home, which may be
 // this agent.
 
-const (
-	// awayPauseFirst and awayPauseLast are between two looks for the pod.
-	awayPauseFirst, awayPauseLast = 50 * time.Millisecond, 500 * time.Millisecond
-)
-
 // serveElsewhere brings a request to the pod of a route, which is another agent's,
 // or answers it.
 func (a *Agent) serveElsewhere(d *delivery, addr netip.Addr, route *router.Pod) {
@@ -34,7 +29,8 @@ func (a *Agent) serveElsewhere(d *delivery, addr netip.Addr, route *router.Pod) 
 	defer a.away.Add(-1)
 	ctx, cancel := context.WithTimeout(d.r.Context(), a.cfg.AwayWait)
 	defer cancel()
-	for pause := awayPauseFirst; pauseFor(ctx, pause); pause = min(2*pause, awayPauseLast) {
+	var pace router.AwayPace
+	for pace.Pause(ctx) {
 		p, now := a.addresses.lookup(addr), a.routes.Address(addr)
 		// One that is on its way from here has the address for a while.
 		if p != nil && p.spec.PodUID == route.UID && a.servePod(d, p) {
@@ -56,18 +52,6 @@ func (a *Agent) serveElsewhere(d *delivery, addr netip.Addr, route *router.Pod) 
 		Status: http.StatusServiceUnavailable, Code: "PodUnavailable", RetryAfter: time.Second,
 		Message: fmt.Sprintf("the node of pod %s of %s could not be reached for %v, and the pod has no other yet; try again", route.Name, route.Function, a.cfg.AwayWait),
 	})
-}
-
-// pauseFor reports false if ctx ends before.
-func pauseFor(ctx context.Context, d time.Duration) bool {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return true
-	case <-ctx.Done():
-		return false
-	}
 }
 
 // serveRemote makes one round of attempts: a container of the pod that is known to

@@ -110,7 +110,8 @@ func (g *Gateway) serve(w http.ResponseWriter, r *http.Request) (cold bool) {
 	defer x.End()
 	t := &tries{function: function}
 	var awaySince time.Time
-	for pause := awayPauseFirst; ; pause = min(2*pause, awayPauseLast) {
+	var pace AwayPace
+	for {
 		if g.try(x, t) {
 			return t.cold
 		}
@@ -124,7 +125,7 @@ func (g *Gateway) serve(w http.ResponseWriter, r *http.Request) (cold bool) {
 			WriteProblem(w, r, queueFull(t.function))
 			return t.cold
 		}
-		if !g.pause(x, pause) {
+		if !g.pause(x, &pace) {
 			break
 		}
 		if t.function = g.exposed(function.Key); t.function == nil {
@@ -144,24 +145,11 @@ func (g *Gateway) serve(w http.ResponseWriter, r *http.Request) (cold bool) {
 	return t.cold
 }
 
-const (
-	// awayPauseFirst and awayPauseLast are between tries to reach a home agent that
-	// is away, as during its update on the only node.
-	awayPauseFirst, awayPauseLast = 50 * time.Millisecond, 500 * time.Millisecond
-)
-
 // pause waits before the next try. It reports false if the request's time is over.
-func (g *Gateway) pause(x *Exchange, d time.Duration) bool {
+func (g *Gateway) pause(x *Exchange, pace *AwayPace) bool {
 	defer g.away.Add(-1)
 	g.away.Add(1)
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return true
-	case <-x.ctx.Done():
-		return false
-	}
+	return pace.Pause(x.ctx)
 }
 
 // wait counts a request that has to wait. It reports false if too many do.
